@@ -1,0 +1,1 @@
+"""Data: from publishers' rows to conversations, one mix, and packed chunks."""

@@ -1,0 +1,66 @@
+"""A conversation, its identity, and the reasons for which one is left out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+from med42.lineage.digest import value_digest
+
+
+class Message(TypedDict):
+    """One turn; role is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+Conversation = list[Message]
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Why a row, or one of the conversations it could give, is left out."""
+
+    reason: str
+
+
+def conversation(user: str, assistant: str, system: str | None = None) -> Conversation | Dropped:
+    """A conversation of one question and one answer, or why there is none."""
+    turns = [Message(role="user", content=user), Message(role="assistant", content=assistant)]
+    return checked(([Message(role="system", content=system)] if system else []) + turns)
+
+
+def checked(turns: Sequence[Message]) -> Conversation | Dropped:
+    """Strip the turns and refuse what cannot be trained on."""
+    stripped = [Message(role=turn["role"], content=turn["content"].strip()) for turn in turns]
+    for turn in stripped:
+        if not turn["content"]:
+            return Dropped(f"empty {turn['role']} turn")
+    roles = [turn["role"] for turn in stripped if turn["role"] != "system"]
+    if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
+        return Dropped("turns do not alternate from user to assistant")
+    return stripped
+
+
+def row_digest(turns: Sequence[Message]) -> str:
+    """SHA-256 of a conversation's canonical JSON: the identity of a row, whichever file it came from."""
+    return value_digest([{"role": turn["role"], "content": turn["content"]} for turn in turns])
+
+
+def choose(options: Sequence[str], *keys: object) -> str:
+    """One of the options, decided by a digest of the keys and by nothing else."""
+    return options[number(len(options), *keys)]
+
+
+def number(below: int, *keys: object) -> int:
+    """An integer in [0, below), decided by a digest of the keys."""
+    text = "\x1f".join(map(str, keys)).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") % below
+
+
+def order(seed: int, digest: str) -> str:
+    """A sort key that shuffles digests by seed; adding a row never changes how the others compare."""
+    return hashlib.sha256(f"{seed}\x1f{digest}".encode()).hexdigest()

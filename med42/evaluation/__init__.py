@@ -1,0 +1,1 @@
+"""Evaluation: benchmark rows, the protocol they are asked under, and the scores."""

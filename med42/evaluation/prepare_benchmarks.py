@@ -1,0 +1,113 @@
+"""The stage `prepare_benchmarks`: the very rows that will be scored, as one artifact.
+
+The mix and the preference sets are searched for these rows, and every model is scored on them: one digest
+ties decontamination and evaluation to the same questions.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import pyarrow
+
+from med42.data.pages import account_blocks
+from med42.data.readers import Located, locate
+from med42.data.row import ColumnError, Row
+from med42.data.shards import Shards
+from med42.errors import Med42Error
+from med42.evaluation.item import Item
+from med42.lineage.artifact import Outcome, Plan, produce
+from med42.lineage.journal import Job
+from med42.lineage.record import Record
+from med42.recipe import Recipe
+from med42.report import page
+
+TEXT = pyarrow.string()
+ITEMS = pyarrow.schema([
+    ("id", TEXT), ("benchmark", TEXT), ("question", TEXT), ("context", TEXT), ("prompt", TEXT), ("options", pyarrow.list_(TEXT)),
+    ("right", pyarrow.int32()), ("lettered", pyarrow.bool_()), ("subject", TEXT),
+])
+
+
+class Converter(Protocol):
+    """A module of `med42.evaluation.benchmarks`."""
+
+    def item(self, row: Row) -> Item | str:
+        """One question, or why there is none."""
+        ...
+
+
+def prepare_benchmarks(recipe: Recipe, out: Path, job: Job, data_root: Path | None = None) -> Record:
+    """Read every benchmark of the recipe.
+
+    Raises:
+        Med42Error: a benchmark cannot be found or read, has other columns, or gives no question.
+    """
+    located = {
+        name: locate(benchmark.origin, data_root, recipe.seed, f"evaluation.benchmarks.{name}.origin")
+        for name, benchmark in recipe.evaluation.benchmarks.items()
+    }
+    converters = {name: find_converter(benchmark.family, name) for name, benchmark in recipe.evaluation.benchmarks.items()}
+    settings = {name: benchmark.model_dump(mode="json", exclude={"paper_items"}) for name, benchmark in recipe.evaluation.benchmarks.items()}
+    plan = Plan("prepare_benchmarks", "benchmarks", {"benchmarks": settings, "pinned": {name: place.pinned for name, place in located.items()},
+                                                     "limit": recipe.evaluation.limit}, {}, "evaluation", ("pyarrow",))
+    return produce(plan, out, job, lambda draft: _prepare(recipe, located, converters, draft))
+
+
+def find_converter(family: str, name: str) -> Converter:
+    """The converter of a benchmark family.
+
+    Raises:
+        Med42Error: there is none of that name.
+    """
+    try:
+        return cast(Converter, importlib.import_module(f"med42.evaluation.benchmarks.{family.replace('-', '_')}"))
+    except ModuleNotFoundError as error:
+        raise Med42Error(f"evaluation.benchmarks.{name}.family", f"'{family}'", f"one of {', '.join(families())}", "Name a family that exists.") from error
+
+
+def families() -> list[str]:
+    """Benchmark families that have a converter."""
+    return sorted(path.stem for path in (Path(__file__).parent / "benchmarks").glob("*.py") if path.stem != "__init__")
+
+
+def _prepare(recipe: Recipe, located: dict[str, Located], converters: dict[str, Converter], draft: Path) -> Outcome:
+    shards = Shards(draft, ITEMS)
+    accounts: dict[str, Any] = {}
+    for name, place in located.items():
+        items, dropped = _items(name, place, converters[name])
+        if not items:
+            raise Med42Error(f"evaluation.benchmarks.{name}", f"no question in its rows ({dict(dropped)})", "at least one", "Check its family and files.")
+        kept = items[: recipe.evaluation.limit]
+        dropped["beyond the recipe's limit"] = len(items) - len(kept)
+        for item in kept:
+            shards.add({"id": item.id, "benchmark": name, "question": item.question, "context": item.context, "prompt": item.prompt,
+                        "options": list(item.options), "right": item.right, "lettered": item.lettered, "subject": item.subject})
+        reasons = {reason: count for reason, count in sorted(dropped.items()) if count}
+        accounts[name] = {"read": len(kept) + sum(reasons.values()), "kept": len(kept), "dropped": reasons}
+    shards.flush()
+    (draft / "manifest.json").write_text(json.dumps({"sources": accounts}, indent=1, sort_keys=True) + "\n")
+    total = sum(account["kept"] for account in accounts.values())
+    (draft / "page.html").write_text(page.page("Benchmarks", f"{total:,} questions of {len(accounts)} benchmarks.", account_blocks({"sources": accounts})))
+    return Outcome({"accounts": accounts, "summary": f"{total:,} questions"})
+
+
+def _items(name: str, place: Located, converter: Converter) -> tuple[list[Item], Counter[str]]:
+    items: dict[str, Item] = {}
+    dropped: Counter[str] = Counter()
+    for where, row in place.rows():
+        try:
+            item = converter.item(row)
+        except ColumnError as error:
+            raise Med42Error(f"{where}, column '{error.column}'", error.found, error.expected, f"The file is not in the form of benchmark {name}.") from error
+        if isinstance(item, str):
+            dropped[item] += 1
+        elif item.id in items:
+            dropped["duplicate question"] += 1
+        else:
+            items[item.id] = item
+    return sorted(items.values(), key=lambda item: item.id), dropped

@@ -1,0 +1,174 @@
+"""Making an artifact: look for a finished one, else build it aside and move it into place whole."""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import fcntl
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from med42.errors import Med42Error
+from med42.lineage.journal import Job
+from med42.lineage.provenance import code_digest, commit, machine, package_versions, processors
+from med42.lineage.record import (
+    ANCESTRY,
+    RECORD,
+    Made,
+    Record,
+    describe_files,
+    differing_files,
+    fingerprint,
+    read_ancestry,
+    read_record,
+    write_record,
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage learned while building.
+
+    Attributes:
+        measured: deterministic facts, part of the artifact's identity.
+        observed: facts of this one time (speed, memory), not part of it.
+    """
+
+    measured: dict[str, Any] = field(default_factory=dict)
+    observed: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides an artifact's content, known before it is made."""
+
+    stage: str
+    kind: str
+    parameters: dict[str, Any]
+    inputs: dict[str, Path]
+    layer: str
+    packages: tuple[str, ...] = ()
+    name: str = ""
+
+
+def produce(plan: Plan, out: Path, job: Job, build: Callable[[Path], Outcome]) -> Record:
+    """Put the planned artifact at `out`: the store's, if it holds one, else newly built.
+
+    `build` writes into an empty draft folder. The draft is renamed into place with its record, so
+    what exists is complete; on failure the draft is removed and the error told and raised.
+    """
+    name = plan.name or plan.stage
+    started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
+    job.tell(name, "started")
+    try:
+        parents = {key: read_record(path) for key, path in plan.inputs.items()}
+        ancestry = {digest: record for path in plan.inputs.values() for digest, record in read_ancestry(path).items()}
+        ancestry |= {record.digest: record for record in parents.values()}
+        identity: dict[str, Any] = {
+            "stage": plan.stage, "name": name, "parameters": plan.parameters,
+            "inputs": {key: record.digest for key, record in parents.items()},
+            "code": code_digest(plan.layer), "packages": package_versions(plan.packages),
+        }
+        key = fingerprint(**identity)
+        home = job.store / plan.stage / key[:24] if job.store else out
+        with _held(job.store, key), _told_plainly(home):
+            home.parent.mkdir(parents=True, exist_ok=True)
+            record = _finished(home, key) if job.store else None
+            reused = record is not None
+            if record is None:
+                draft = home.parent / f".{home.name}.partial"
+                shutil.rmtree(draft, ignore_errors=True)
+                draft.mkdir()
+                try:
+                    outcome = build(draft)
+                    code_commit, dirty = commit()
+                    made = Made(
+                        run=job.run, started=started.isoformat(timespec="seconds"), seconds=round(time.monotonic() - clock, 3),
+                        python=sys.version.split()[0], machine=machine(), processors=processors(), commit=code_commit,
+                        dirty=dirty, image=os.environ.get("MED42_IMAGE", ""), observed=outcome.observed,
+                    )
+                    record = Record(kind=plan.kind, files=describe_files(draft), measured=outcome.measured, made=made, **identity)
+                    write_record(draft, record, ancestry)
+                    _replace(draft, home)
+                finally:
+                    shutil.rmtree(draft, ignore_errors=True)
+            if home != out:
+                copy_artifact(home, out)
+    except BaseException as error:
+        job.tell(name, "failed", error=type(error).__name__, message=str(error))
+        raise
+    job.tell(name, "finished", digest=record.digest, reused=reused, made_by=record.made.run, path=str(out),
+             seconds=round(time.monotonic() - clock, 2), summary=str(record.measured.get("summary", "")))
+    return record
+
+
+def copy_artifact(source: Path, target: Path) -> None:
+    """Copy an artifact folder, by hard links where the file system allows; whole or not at all."""
+    draft = target.parent / f".{target.name}.partial"
+    shutil.rmtree(draft, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copytree(source, draft, copy_function=_link_or_copy)
+        _replace(draft, target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _finished(home: Path, key: str) -> Record | None:
+    """The record of a finished, unchanged artifact with this fingerprint."""
+    if not (home / RECORD).is_file() or not (home / ANCESTRY).is_file():
+        return None
+    record = read_record(home)
+    if record.fingerprint != key or differing_files(home, record):
+        print(f"{home}: was changed since it was made; making it again", flush=True)
+        return None
+    return record
+
+
+@contextmanager
+def _held(store: Path | None, key: str) -> Iterator[None]:
+    """Hold a fingerprint, so that two runs on one store never build the same thing at once."""
+    if store is None:
+        yield
+        return
+    with _told_plainly(store):
+        (store / "locks").mkdir(parents=True, exist_ok=True)
+        lock = (store / "locks" / key[:24]).open("w")
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _told_plainly(place: Path) -> Iterator[None]:
+    """Turn the file system's refusals into errors that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Med42Error(place, "no space left on the disk", "room for the artifact",
+                             "Free space or choose another folder; nothing half-made was kept.") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise Med42Error(error.filename or place, error.strerror, "a place that this user may use",
+                             "Change its owner or mode, or choose another folder.") from error
+        raise
+
+
+def _replace(draft: Path, target: Path) -> None:
+    if target.exists():
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+    draft.rename(target)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

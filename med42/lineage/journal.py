@@ -1,0 +1,66 @@
+"""What a run tells while it works: one plain line in the log, one JSON line in the run's journal."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every stage is told besides its inputs.
+
+    Attributes:
+        run: name of the run, for records; changes no result.
+        store: folder of finished artifacts that may be used again; None to make all of them.
+    """
+
+    run: str
+    store: Path | None = None
+
+    @property
+    def journal(self) -> Path | None:
+        """The run's journal: one JSON object a line."""
+        return self.store / "journal" / f"{self.run}.jsonl" if self.store else None
+
+    def tell(self, name: str, event: str, **facts: Any) -> None:
+        """Print one line that reads well in a pod's log, and add it to the journal."""
+        words = " ".join(f"{key}={_short(value)}" for key, value in facts.items())
+        print(f"[{name}] {event} {words}".rstrip(), flush=True)
+        if self.journal:
+            self.journal.parent.mkdir(parents=True, exist_ok=True)
+            line = json.dumps({"time": time.time(), "name": name, "event": event, **facts})
+            with self.journal.open("a", encoding="utf-8") as handle:
+                handle.write(line + "\n")
+
+
+class Progress:
+    """Steps done out of a total, told at most every `interval` seconds, with the time left."""
+
+    def __init__(self, job: Job, name: str, total: int, unit: str, interval: float = 2.0) -> None:
+        self.job, self.name, self.total, self.unit, self.interval = job, name, total, unit, interval
+        self.started = self.told = time.monotonic()
+
+    def step(self, done: int, **facts: Any) -> None:
+        """Tell that `done` of the total are finished."""
+        now = time.monotonic()
+        if now - self.told < self.interval and done < self.total:
+            return
+        self.told = now
+        left = (now - self.started) / max(done, 1) * (self.total - done)
+        self.job.tell(self.name, "progress", done=done, total=self.total, unit=self.unit, seconds_left=round(left, 1), **facts)
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """All events of a journal; a last line that is still being written is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines if line]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,62 @@
+"""Which code, packages and machine made something."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from med42.lineage.digest import file_digest, value_digest
+
+PACKAGE = Path(__file__).parents[1]
+
+# A layer and the layers that it may import (DESIGN's table): what a stage's result can depend on.
+LAYERS: dict[str, tuple[str, ...]] = {
+    "data": ("errors.py", "recipe", "report", "lineage", "data"),
+    "training": ("errors.py", "recipe", "report", "lineage", "data", "training"),
+    "preferences": ("errors.py", "recipe", "report", "lineage", "data", "preferences"),
+    "evaluation": ("errors.py", "recipe", "report", "lineage", "data", "evaluation"),
+    "release": ("errors.py", "recipe", "report", "lineage", "release"),
+}
+
+
+@functools.cache
+def code_digest(layer: str) -> str:
+    """Digest of the source files of a layer and of the layers below it; shipped recipes excluded."""
+    files: dict[str, str] = {}
+    for part in LAYERS[layer]:
+        root = PACKAGE / part
+        for path in [root] if root.is_file() else sorted(root.rglob("*")):
+            if path.suffix in (".py", ".jinja", ".yaml") and "shipped" not in path.parts:
+                files[path.relative_to(PACKAGE).as_posix()] = file_digest(path)
+    return value_digest(files)
+
+
+def package_versions(names: tuple[str, ...]) -> dict[str, str]:
+    """Versions of installed distributions, by name."""
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+@functools.cache
+def commit() -> tuple[str, bool]:
+    """The code's commit and whether the work tree differs from it; ("", False) outside a checkout."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(("git", "-C", str(PACKAGE), *arguments), capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return "", False
+
+
+def machine() -> str:
+    """Processor architecture and operating system, as `x86_64 Linux`."""
+    return f"{platform.machine()} {platform.system()}"
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

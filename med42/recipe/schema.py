@@ -1,0 +1,365 @@
+"""The recipe's schema: every knob of an experiment, typed, frozen, with unknown keys refused.
+
+A recipe is read from YAML by `med42.recipe.load`; nothing else changes a result. Where a key holds
+a number of the Med42-v2 paper (arXiv 2408.06142), `docs/paper.md` names its table.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=48)]
+
+
+class Frozen(BaseModel):
+    """A frozen record that refuses unknown keys and names the nearest key it knows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, given: Any) -> Any:
+        for key in given if isinstance(given, dict) else ():
+            if key not in cls.model_fields:
+                near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.0)
+                raise ValueError(f"unknown key '{key}'; the nearest known key is '{near[0]}'")
+        return given
+
+
+# --- where things come from -------------------------------------------------------------------
+
+
+class HubOrigin(Frozen):
+    """Files of a dataset repository on a Hugging Face hub, by revision."""
+
+    kind: Literal["hub"]
+    repo: str
+    revision: str = "main"
+    files: list[str] = Field(min_length=1, description="glob patterns inside the repository")
+
+
+class FileOrigin(Frozen):
+    """Files by name, looked up in the run's data root."""
+
+    kind: Literal["file"]
+    files: list[str] = Field(min_length=1)
+
+
+class InventedOrigin(Frozen):
+    """Rows that the project makes itself from its seeded world of invented drugs."""
+
+    kind: Literal["invented"]
+    part: str
+
+
+Origin = Annotated[HubOrigin | FileOrigin | InventedOrigin, Field(discriminator="kind")]
+
+
+class Part(Frozen):
+    """One of several disjoint parts of a set, chosen by row digest."""
+
+    index: PositiveInt
+    of: PositiveInt
+
+    @model_validator(mode="after")
+    def _index_is_within(self) -> Part:
+        if self.index > self.of:
+            raise ValueError(f"part {self.index} of {self.of} does not exist")
+        return self
+
+
+class HubBase(Frozen):
+    """A published base model, by revision."""
+
+    kind: Literal["hub"]
+    repo: str
+    revision: str = "main"
+    license: str
+
+
+class RandomBase(Frozen):
+    """A Llama-3-shaped model with random weights and a tokenizer trained on the mix.
+
+    It exists so that the whole road can be run, and seen to learn, without fetching weights.
+    """
+
+    kind: Literal["random"]
+    vocabulary: PositiveInt = Field(description="size the tokenizer's training asks for")
+    hidden_size: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    kv_heads: PositiveInt
+    feed_forward: PositiveInt
+    rope_theta: Positive = 10_000.0
+    context: PositiveInt
+    initializer_range: Positive = 0.02
+    license: str = "Apache-2.0"
+
+
+# --- data ---------------------------------------------------------------------------------------
+
+
+class Source(Frozen):
+    """One SFT source (a row of Table 5)."""
+
+    domain: Literal["medical", "general"]
+    family: Name = Field(description="the converter: a module of med42.data.sources")
+    origin: Origin
+    license: str
+    terms: str = Field(default="", description="where the licence or terms can be read")
+    system: str | None = Field(default=None, description="system turn put first, if any")
+    sites: list[str] = Field(default=[], description="the subsets of the publisher that are used")
+    rows: PositiveInt | None = Field(default=None, description="rows to take into the mix")
+    weight: Positive | None = Field(default=None, description="share of mix.rows, relative")
+    paper_percent: NonNegative | None = Field(default=None, description="Table 5's printed share")
+
+    @model_validator(mode="after")
+    def _rows_or_weight(self) -> Source:
+        if self.rows is not None and self.weight is not None:
+            raise ValueError("has both 'rows' and 'weight'; give one of them")
+        return self
+
+
+class Mix(Frozen):
+    """How the sources become one training set."""
+
+    rows: PositiveInt | None = Field(default=None, description="total shared out by weights")
+    shortfall: Literal["error", "accept"] = "error"
+    repeat_limit: Positive = Field(default=1.0, description="most passes over one source's rows")
+    overlap_tokens: PositiveInt = Field(
+        default=13, description="a shared run of this many words with a benchmark row is a leak"
+    )
+
+
+class Pack(Frozen):
+    """How conversations become chunks of equal length."""
+
+    chunk: PositiveInt
+    too_long: Literal["truncate", "split", "drop"] = "truncate"
+    expected_tokens_per_row: Positive | None = Field(
+        default=None, description="for estimates before the data is packed"
+    )
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+class Optimizer(Frozen):
+    """An optimizer and its learning-rate schedule."""
+
+    optimizer: Literal["adamw", "rmsprop"]
+    learning_rate: Positive
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    epsilon: Positive = 1e-8
+    weight_decay: NonNegative = 0.0
+    schedule: Literal["cosine", "linear"] = "cosine"
+    warmup: Fraction = Field(default=0.0, description="share of all steps")
+    clip_norm: Positive = 1.0
+
+
+class Devices(Frozen):
+    """What one training job runs on."""
+
+    nodes: PositiveInt = 1
+    gpus_per_node: NonNegativeInt = Field(default=0, description="0: one CPU process")
+    accelerator: str = ""
+
+    @property
+    def processes(self) -> int:
+        """Number of training processes: one a GPU, or one without GPUs."""
+        return self.nodes * max(1, self.gpus_per_node)
+
+
+class Compute(Frozen):
+    """Numbers that shape the computation but not the objective."""
+
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    activation_checkpointing: bool = False
+    attention: Literal["sdpa", "flash_attention_2"] = "sdpa"
+    threads: PositiveInt | None = Field(default=None, description="CPU threads of one process")
+    log_every: PositiveInt = 10
+
+
+class Sft(Optimizer, Compute):
+    """Supervised fine-tuning (Table 2)."""
+
+    epochs: Positive
+    steps: NonNegativeInt | None = Field(default=None, description="exact count, instead of epochs")
+    rows_per_device: PositiveInt
+    accumulation: PositiveInt = 1
+    devices: Devices = Devices()
+
+    @property
+    def rows_per_step(self) -> int:
+        """Packed chunks that one optimizer step sees, over all processes."""
+        return self.devices.processes * self.rows_per_device * self.accumulation
+
+
+class PreferenceSource(Frozen):
+    """One published set of preference pairs."""
+
+    family: Name = Field(description="the converter: a module of med42.preferences.sources")
+    origin: Origin
+    license: str
+    terms: str = ""
+    part: Part | None = None
+    rows: PositiveInt | None = Field(
+        default=None, description="pairs the publisher's split holds, for estimates"
+    )
+
+
+class Dpo(Optimizer, Compute):
+    """One or more rounds of direct preference optimisation (Table 3)."""
+
+    rounds: list[list[Name]] = Field(description="the preference sources of each round")
+    held_out: list[Name] = Field(default=[], description="preference sources to measure on, in no round")
+    beta: Positive
+    loss: Literal["sigmoid"] = "sigmoid"
+    epochs: Positive
+    steps: NonNegativeInt | None = None
+    batch: PositiveInt = Field(description="pairs one optimizer step sees, over all processes")
+    pairs_per_device: PositiveInt
+    max_length: PositiveInt
+    devices: Devices = Devices()
+
+    @model_validator(mode="after")
+    def _batch_is_reachable(self) -> Dpo:
+        at_once = self.devices.processes * self.pairs_per_device
+        if self.batch % at_once:
+            near = max(at_once, self.batch // at_once * at_once)
+            raise ValueError(
+                f"batch {self.batch} is not a multiple of {self.devices.processes} processes x "
+                f"{self.pairs_per_device} pairs a device = {at_once}; the nearest that is: {near}"
+            )
+        return self
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-steps a process adds up before one optimizer step."""
+        return self.batch // (self.devices.processes * self.pairs_per_device)
+
+
+# --- evaluation and release ---------------------------------------------------------------------
+
+
+class Benchmark(Frozen):
+    """One benchmark; `average` columns make up the mean of Table 4."""
+
+    family: Name = Field(description="the converter: a module of med42.evaluation.benchmarks")
+    origin: Origin
+    license: str
+    terms: str = ""
+    in_average: bool = True
+    paper_items: PositiveInt | None = Field(default=None, description="items behind Table 4")
+
+
+class Evaluation(Frozen):
+    """The protocol: full-answer log-likelihood, zero-shot, chat template applied (section 3)."""
+
+    benchmarks: dict[Name, Benchmark]
+    answer: Literal["letter_and_text", "text", "letter"] = "letter_and_text"
+    normalisation: Literal["none", "characters"] = "none"
+    every_round: bool = Field(default=True, description="score each DPO round, not the last alone")
+    limit: PositiveInt | None = Field(default=None, description="items a benchmark, for trials")
+    batch: PositiveInt = 8
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    threads: PositiveInt | None = None
+    devices: Devices = Devices()
+
+
+class Gate(Frozen):
+    """One rule that the last model must meet before it is pushed."""
+
+    score: Name = Field(description="'average' or a benchmark's name")
+    at_least: float | None = None
+    at_most: float | None = None
+    not_below: Literal["base", "sft"] | None = Field(
+        default=None, description="an earlier model that must not be beaten by"
+    )
+    allowance: NonNegative = Field(default=0.0, description="how far below is still accepted")
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Gate:
+        if sum(rule is not None for rule in (self.at_least, self.at_most, self.not_below)) != 1:
+            raise ValueError("needs exactly one of 'at_least', 'at_most', 'not_below'")
+        return self
+
+
+class Push(Frozen):
+    """Where a released model goes."""
+
+    kind: Literal["directory", "hub"]
+    repo: str | None = Field(default=None, description="owner/name on the hub")
+    private: bool = True
+
+    @model_validator(mode="after")
+    def _hub_has_a_repository(self) -> Push:
+        if self.kind == "hub" and not self.repo:
+            raise ValueError("kind 'hub' needs 'repo' (owner/name)")
+        return self
+
+
+class Limits(Frozen):
+    """What preflight asks of the machine that runs the stages."""
+
+    disk_gib: NonNegative = 1.0
+    memory_gib: NonNegative = 2.0
+
+
+class Paper(Frozen):
+    """Figures the paper prints about a run, which are results or sums and not settings."""
+
+    model: str
+    sft_gpus: PositiveInt
+    sft_steps: PositiveInt
+    sft_tokens_per_step: PositiveInt
+    dpo_gpus: PositiveInt
+    medical_rows: PositiveInt
+    medical_percent: Positive
+    general_rows: PositiveInt
+    general_percent: Positive
+    total_rows: PositiveInt
+
+
+class Recipe(Frozen):
+    """A whole experiment."""
+
+    name: Name
+    title: str
+    use: Literal["research", "commercial"] = "research"
+    seed: NonNegativeInt = 0
+    base: Annotated[HubBase | RandomBase, Field(discriminator="kind")]
+    sources: dict[Name, Source] = Field(min_length=1)
+    mix: Mix = Mix()
+    pack: Pack
+    sft: Sft
+    preferences: dict[Name, PreferenceSource] = {}
+    dpo: Dpo
+    evaluation: Evaluation
+    gates: list[Gate] = []
+    push: Push
+    limits: Limits = Limits()
+    paper: Paper | None = None
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Recipe:
+        weighted = [name for name, source in self.sources.items() if source.weight is not None]
+        if weighted and self.mix.rows is None:
+            raise ValueError(f"sources.{weighted[0]}.weight needs mix.rows, the total to share out")
+        trained = {name for names in self.dpo.rounds for name in names}
+        for name in sorted(trained | set(self.dpo.held_out)):
+            if name not in self.preferences:
+                raise ValueError(f"dpo names '{name}', which is not in preferences")
+        if both := sorted(trained & set(self.dpo.held_out)):
+            raise ValueError(f"dpo.held_out: '{both[0]}' is trained on in a round")
+        known = {"average", *self.evaluation.benchmarks}
+        for gate in self.gates:
+            if gate.score not in known:
+                raise ValueError(f"gates: '{gate.score}' is not one of {', '.join(sorted(known))}")
+        return self

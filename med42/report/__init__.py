@@ -1,0 +1,1 @@
+"""Pages for people: self-contained HTML with tables and plots, nothing fetched from elsewhere."""

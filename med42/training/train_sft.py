@@ -1,0 +1,106 @@
+"""The stage `train_sft`: supervised fine-tuning on packed chunks (Table 2)."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from med42.data.chat import IGNORED
+from med42.errors import Med42Error
+from med42.lineage.artifact import Outcome, Plan, produce
+from med42.lineage.journal import Job, Progress
+from med42.lineage.record import Record, read_record
+from med42.recipe import Recipe
+from med42.report import page
+from med42.training.model import assert_finite, load_model, save_model
+from med42.training.trainer import assert_world_size, curves, progress_callback, training_arguments
+
+PACKAGES = ("torch", "transformers", "trl", "accelerate")
+
+
+def train_sft(recipe: Recipe, base: Path, packed: Path, out: Path, job: Job) -> Record:
+    """Fine-tune the base model on packed chunks.
+
+    Raises:
+        Med42Error: chunks of another tokenizer, a loss that is not finite, another world size.
+    """
+    if read_record(packed).inputs["base"] != read_record(base).digest:
+        raise Med42Error(packed, "chunks packed with another base model's tokenizer", "chunks of this base", "Run pack_data for this base.")
+    plan = Plan("train_sft", "model", {"seed": recipe.seed, "sft": recipe.sft.model_dump(mode="json")}, {"base": base, "packed": packed}, "training", PACKAGES)
+    return produce(plan, out, job, lambda draft: _train(recipe, base, packed, draft, job))
+
+
+def collate(chunks: list[dict[str, list[int]]], pad: int) -> dict[str, Any]:
+    """Chunks as one batch in which no document sees another.
+
+    Returns:
+        `input_ids`, `labels`, `position_ids`, each int64 of shape [chunks, longest]. Positions start again at
+        each document: with no attention mask given, transformers derives the block-diagonal mask from them.
+        A document's first token is predicted by nothing, so its label is -100. Each padding token is a
+        document of its own.
+    """
+    import torch
+
+    longest = max(len(chunk["input_ids"]) for chunk in chunks)
+    ids = torch.full((len(chunks), longest), pad)
+    labels = torch.full((len(chunks), longest), IGNORED)
+    positions = torch.zeros((len(chunks), longest), dtype=torch.int64)
+    for row, chunk in enumerate(chunks):
+        size = len(chunk["input_ids"])
+        ids[row, :size], labels[row, :size] = torch.tensor(chunk["input_ids"]), torch.tensor(chunk["labels"])
+        start = 0
+        for length in chunk["seq_lengths"]:
+            positions[row, start : start + length] = torch.arange(length)
+            labels[row, start] = IGNORED
+            start += length
+    return {"input_ids": ids, "labels": labels, "position_ids": positions}
+
+
+def _train(recipe: Recipe, base: Path, packed: Path, draft: Path, job: Job) -> Outcome:
+    import datasets
+    from transformers import AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    settings = recipe.sft
+    assert_world_size(settings.devices.processes)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = load_model(base, settings)
+    chunks = read_record(packed).measured["chunks"]
+    clock = time.monotonic()
+    history: list[dict[str, Any]] = []
+    if settings.steps != 0:
+        with tempfile.TemporaryDirectory() as scratch:
+            rows = datasets.Dataset.from_parquet([str(path) for path in sorted(packed.glob("part-*.parquet"))], cache_dir=scratch)
+            arguments = SFTConfig(
+                **training_arguments(settings, recipe.seed, Path(scratch)), per_device_train_batch_size=settings.rows_per_device,
+                dataset_kwargs={"skip_prepare_dataset": True}, packing=False, max_length=None,
+            )
+            trainer = SFTTrainer(
+                model=model, args=arguments, train_dataset=rows, processing_class=tokenizer,
+                data_collator=lambda batch: collate(batch, tokenizer.pad_token_id or 0),
+                callbacks=[progress_callback(Progress(job, "train_sft", 0, "steps"))],
+            )
+            trainer.train()
+            history = trainer.state.log_history
+            model = trainer.accelerator.unwrap_model(trainer.model)
+    assert_finite(history, "train_sft")
+    save_model(model, base, draft)
+    logged = [entry for entry in history if "loss" in entry]
+    deterministic = [{key: value for key, value in entry.items() if not key.endswith(("_runtime", "_per_second"))} for entry in logged]
+    (draft / "training_log.json").write_text(json.dumps(deterministic, indent=1) + "\n")
+    steps = logged[-1]["step"] if logged else 0
+    seconds = time.monotonic() - clock
+    measured: dict[str, Any] = {"steps": steps, "rows_per_step": settings.rows_per_step, "tokens_per_step": settings.rows_per_step * recipe.pack.chunk,
+                                "epochs": steps * settings.rows_per_step / chunks}
+    if logged:
+        measured |= {"first_loss": logged[0]["loss"], "last_loss": logged[-1]["loss"]}
+    (draft / "page.html").write_text(page.page(
+        "Supervised fine-tuning", f"{steps:,} steps of {settings.rows_per_step} chunks x {recipe.pack.chunk:,} tokens.",
+        [page.heading("Curves"), *curves(history, {"loss": ("loss",), "learning rate": ("learning_rate",), "gradient norm": ("grad_norm",)}),
+         page.heading("Settings"), page.table(("key", "value"), [(key, str(value)) for key, value in settings.model_dump(mode="json").items()])],
+    ))
+    loss = f", loss {measured['first_loss']:.2f} -> {measured['last_loss']:.2f}" if logged else ""
+    return Outcome({**measured, "summary": f"{steps:,} steps{loss}"}, {"train_seconds": round(seconds, 2)})
