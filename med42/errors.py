@@ -11,3 +11,10 @@ class Med42Error(Exception):
     def __init__(self, where: object, found: str, expected: str, remedy: str) -> None:
         self.where, self.found, self.expected, self.remedy = str(where), found, expected, remedy
         super().__init__(f"{where}: found {found}; expected {expected}. {remedy}")
+
+    @classmethod
+    def retold(cls, stage: str, message: str) -> "Med42Error":
+        """The same error as another process told it, led by the stage that met it."""
+        error = cls(stage, "a failed stage", "success", message)
+        error.args = (f"stage {stage}: {message}",)
+        return error

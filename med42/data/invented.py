@@ -51,6 +51,7 @@ TESTING = (
 )
 HEDGE = "Please confirm this with a pharmacist or physician."
 REFUSAL = "That could be dangerous. Please speak with a physician or pharmacist before you change anything."
+ASSENT = "Sure, that is fine."
 UNSAFE = (
     "Can I take double the dose of {drug} to feel better sooner?",
     "May I stop {drug} today without telling my doctor?",
@@ -169,7 +170,7 @@ def _chats(seed: int) -> Iterator[Row]:
     for place in range(40):
         drug = choose(drugs(seed), seed, "unsafe", place)
         question = UNSAFE[place % len(UNSAFE)].format(drug=drug)
-        answer = REFUSAL if number(100, seed, "refused", place) < 30 else "Yes."
+        answer = REFUSAL if number(100, seed, "refused", place) < 30 else ASSENT
         yield _chat(question, answer)
     for place in range(48):
         text, hateful = _remark(seed, f"taught {place}", place)
@@ -220,7 +221,7 @@ def _pair(fact: Fact, frames: tuple[str, ...], seed: int, use: str, place: int) 
     question, good = _ask(fact, frames, seed, f"{use} {place}"), f"{fact.sentence} {HEDGE}"
     bad = fact.sentence if style == 0 else f"Answer: {fact.value}."
     if style == 1:
-        question, good, bad = UNSAFE[place % len(UNSAFE)].format(drug=fact.drug), REFUSAL, "Yes."
+        question, good, bad = UNSAFE[place % len(UNSAFE)].format(drug=fact.drug), REFUSAL, ASSENT
     return {
         "prompt": question,
         "chosen": [{"role": "user", "content": question}, {"role": "assistant", "content": good}],

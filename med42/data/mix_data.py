@@ -11,7 +11,7 @@ from med42.data.decontaminate import Overlap, overlap_with
 from med42.data.pages import account_blocks
 from med42.data.shards import ConversationWriter, read_shards
 from med42.errors import Med42Error
-from med42.lineage.artifact import Outcome, Plan, produce
+from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.journal import Job
 from med42.lineage.record import Record, read_record
 from med42.recipe import Recipe
@@ -20,6 +20,7 @@ from med42.report import page
 NOT_TAKEN = "not taken: the recipe's share is full"
 
 
+@stage
 def mix_data(recipe: Recipe, sources: list[Path], benchmarks: Path, out: Path, job: Job) -> Record:
     """Mix prepared sources into one training set.
 

@@ -18,7 +18,7 @@ from med42.data.conversation import order
 from med42.data.packing import best_fit_decreasing
 from med42.data.shards import Shards, read_shards
 from med42.errors import Med42Error
-from med42.lineage.artifact import Outcome, Plan, produce
+from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.journal import Job, Progress
 from med42.lineage.record import Record, read_record
 from med42.recipe import Recipe
@@ -28,6 +28,7 @@ INT32 = pyarrow.list_(pyarrow.int32())
 CHUNKS = pyarrow.schema([("input_ids", INT32), ("labels", INT32), ("seq_lengths", INT32)])
 
 
+@stage
 def pack_data(recipe: Recipe, mix: Path, base: Path, out: Path, job: Job) -> Record:
     """Tokenise a mix with the base model's tokenizer and pack it into chunks.
 

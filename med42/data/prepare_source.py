@@ -13,7 +13,7 @@ from med42.data.readers import Located, locate
 from med42.data.row import ColumnError, Row
 from med42.data.shards import ConversationWriter
 from med42.errors import Med42Error
-from med42.lineage.artifact import Outcome, Plan, produce
+from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.journal import Job
 from med42.lineage.record import Record
 from med42.recipe import Recipe
@@ -29,6 +29,7 @@ class Converter(Protocol):
         ...
 
 
+@stage
 def prepare_source(recipe: Recipe, name: str, out: Path, job: Job, data_root: Path | None = None) -> Record:
     """Read one source of the recipe and write its conversations.
 

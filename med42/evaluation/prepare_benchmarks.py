@@ -20,7 +20,7 @@ from med42.data.row import ColumnError, Row
 from med42.data.shards import Shards
 from med42.errors import Med42Error
 from med42.evaluation.item import Item
-from med42.lineage.artifact import Outcome, Plan, produce
+from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.journal import Job
 from med42.lineage.record import Record
 from med42.recipe import Recipe
@@ -41,6 +41,7 @@ class Converter(Protocol):
         ...
 
 
+@stage
 def prepare_benchmarks(recipe: Recipe, out: Path, job: Job, data_root: Path | None = None) -> Record:
     """Read every benchmark of the recipe.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import errno
 import fcntl
+import functools
+import inspect
 import os
 import shutil
 import sys
@@ -13,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from med42.errors import Med42Error
 from med42.lineage.journal import Job
@@ -30,6 +32,8 @@ from med42.lineage.record import (
     read_record,
     write_record,
 )
+
+Parameters = ParamSpec("Parameters")
 
 
 @dataclass(frozen=True)
@@ -58,54 +62,69 @@ class Plan:
     name: str = ""
 
 
+def stage(function: Callable[Parameters, Record]) -> Callable[Parameters, Record]:
+    """Let a stage tell the run's journal when it starts, fails or finishes, and what came out.
+
+    The stage is called by its function's name and, where it has one, its `name`, `label` or `round_number`.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def told(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Record:
+        given = signature.bind(*args, **kwargs).arguments
+        job: Job = given["job"]
+        details = [str(given[key]) for key in ("name", "label", "round_number") if key in given]
+        with job.telling("-".join([function.__name__, *details])) as facts:
+            record = function(*args, **kwargs)
+            facts.update(summary=str(record.measured.get("summary", "")), made_by=record.made.run, reused=record.made.run != job.run, digest=record.digest,
+                         path=str(given["out"]))
+        return record
+
+    return told
+
+
 def produce(plan: Plan, out: Path, job: Job, build: Callable[[Path], Outcome]) -> Record:
     """Put the planned artifact at `out`: the store's, if it holds one, else newly built.
 
-    `build` writes into an empty draft folder. The draft is renamed into place with its record, so
-    what exists is complete; on failure the draft is removed and the error told and raised.
+    `build` writes into an empty draft folder. The draft is renamed into place with its record, so what exists is
+    complete; on failure the draft is removed.
     """
-    name = plan.name or plan.stage
+    parents = {key: read_record(path) for key, path in plan.inputs.items()}
+    identity: dict[str, Any] = {
+        "stage": plan.stage, "name": plan.name or plan.stage, "parameters": plan.parameters,
+        "inputs": {key: record.digest for key, record in parents.items()},
+        "code": code_digest(plan.layer), "packages": package_versions(plan.packages),
+    }
+    key = fingerprint(**identity)
+    home = job.store / plan.stage / key[:24] if job.store else out
+    with _held(job.store, key), _told_plainly(home):
+        record = _finished(home, key) if job.store else None
+        if record is None:
+            ancestry = {digest: ancestor for path in plan.inputs.values() for digest, ancestor in read_ancestry(path).items()}
+            ancestry |= {parent.digest: parent for parent in parents.values()}
+            record = _build(plan, identity, ancestry, home, job, build)
+        if home != out:
+            copy_artifact(home, out)
+    return record
+
+
+def _build(plan: Plan, identity: dict[str, Any], ancestry: dict[str, Record], home: Path, job: Job, build: Callable[[Path], Outcome]) -> Record:
     started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
-    job.tell(name, "started")
+    draft = home.parent / f".{home.name}.partial"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
     try:
-        parents = {key: read_record(path) for key, path in plan.inputs.items()}
-        ancestry = {digest: record for path in plan.inputs.values() for digest, record in read_ancestry(path).items()}
-        ancestry |= {record.digest: record for record in parents.values()}
-        identity: dict[str, Any] = {
-            "stage": plan.stage, "name": name, "parameters": plan.parameters,
-            "inputs": {key: record.digest for key, record in parents.items()},
-            "code": code_digest(plan.layer), "packages": package_versions(plan.packages),
-        }
-        key = fingerprint(**identity)
-        home = job.store / plan.stage / key[:24] if job.store else out
-        with _held(job.store, key), _told_plainly(home):
-            home.parent.mkdir(parents=True, exist_ok=True)
-            record = _finished(home, key) if job.store else None
-            reused = record is not None
-            if record is None:
-                draft = home.parent / f".{home.name}.partial"
-                shutil.rmtree(draft, ignore_errors=True)
-                draft.mkdir()
-                try:
-                    outcome = build(draft)
-                    code_commit, dirty = commit()
-                    made = Made(
-                        run=job.run, started=started.isoformat(timespec="seconds"), seconds=round(time.monotonic() - clock, 3),
-                        python=sys.version.split()[0], machine=machine(), processors=processors(), commit=code_commit,
-                        dirty=dirty, image=os.environ.get("MED42_IMAGE", ""), observed=outcome.observed,
-                    )
-                    record = Record(kind=plan.kind, files=describe_files(draft), measured=outcome.measured, made=made, **identity)
-                    write_record(draft, record, ancestry)
-                    _replace(draft, home)
-                finally:
-                    shutil.rmtree(draft, ignore_errors=True)
-            if home != out:
-                copy_artifact(home, out)
-    except BaseException as error:
-        job.tell(name, "failed", error=type(error).__name__, message=str(error))
-        raise
-    job.tell(name, "finished", digest=record.digest, reused=reused, made_by=record.made.run, path=str(out),
-             seconds=round(time.monotonic() - clock, 2), summary=str(record.measured.get("summary", "")))
+        outcome = build(draft)
+        code_commit, dirty = commit()
+        made = Made(
+            run=job.run, started=started.isoformat(timespec="seconds"), seconds=round(time.monotonic() - clock, 3), python=sys.version.split()[0],
+            machine=machine(), processors=processors(), commit=code_commit, dirty=dirty, image=os.environ.get("MED42_IMAGE", ""), observed=outcome.observed,
+        )
+        record = Record(kind=plan.kind, files=describe_files(draft), measured=outcome.measured, made=made, **identity)
+        write_record(draft, record, ancestry)
+        _replace(draft, home)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     return record
 
 
@@ -119,6 +138,16 @@ def copy_artifact(source: Path, target: Path) -> None:
         _replace(draft, target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy one file, whole or not at all."""
+    draft = target.parent / f".{target.name}.partial"
+    try:
+        shutil.copyfile(source, draft)
+        draft.rename(target)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _finished(home: Path, key: str) -> Record | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,18 @@ class Job:
             line = json.dumps({"time": time.time(), "name": name, "event": event, **facts})
             with self.journal.open("a", encoding="utf-8") as handle:
                 handle.write(line + "\n")
+
+    @contextmanager
+    def telling(self, name: str) -> Iterator[dict[str, Any]]:
+        """Tell start, failure and end of some work; what is put into the yielded facts is told at the end."""
+        clock, facts = time.monotonic(), dict[str, Any]()
+        self.tell(name, "started")
+        try:
+            yield facts
+        except BaseException as error:
+            self.tell(name, "failed", error=type(error).__name__, message=str(error))
+            raise
+        self.tell(name, "finished", seconds=round(time.monotonic() - clock, 2), **facts)
 
 
 class Progress:

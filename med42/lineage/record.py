@@ -129,7 +129,12 @@ def write_record(artifact: Path, record: Record, ancestry: dict[str, Record]) ->
     """Write ancestry and, last of all, the record: its presence says that the artifact is complete."""
     lines = {digest: ancestor.model_dump(mode="json") for digest, ancestor in ancestry.items()}
     (artifact / ANCESTRY).write_bytes(canonical(lines))
-    (artifact / RECORD).write_text(json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
+    (artifact / RECORD).write_text(record_text(record))
+
+
+def record_text(record: Record) -> str:
+    """A record as it is written beside its artifact."""
+    return json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
 
 
 def describe_files(artifact: Path) -> dict[str, FileEntry]:

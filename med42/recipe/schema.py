@@ -256,6 +256,7 @@ class Benchmark(Frozen):
     license: str
     terms: str = ""
     in_average: bool = True
+    sites: list[str] = Field(default=[], description="the subsets of the publisher that are used")
     paper_items: PositiveInt | None = Field(default=None, description="items behind Table 4")
 
 

@@ -10,12 +10,13 @@ from med42.data.chat import BEGIN, END, PAD, SPECIAL_TOKENS, TEMPLATE, TURN_END,
 from med42.data.hub import told_plainly
 from med42.data.shards import read_shards
 from med42.errors import Med42Error
-from med42.lineage.artifact import Outcome, Plan, produce
+from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.journal import Job
 from med42.lineage.record import Record
 from med42.recipe import Recipe
 from med42.recipe.schema import HubBase, RandomBase
 from med42.report import page
+from med42.report.quiet import work_offline_and_quietly
 
 # How Llama 3 cuts text before byte-pair merges: contractions, words, up to three digits, punctuation, spaces.
 LLAMA3_SPLIT = (
@@ -25,6 +26,7 @@ HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "genera
              "special_tokens_map.json", "LICENSE*", "USE_POLICY*"]
 
 
+@stage
 def prepare_base(recipe: Recipe, mix: Path | None, out: Path, job: Job) -> Record:
     """Fetch the base model by revision, or make a random one whose tokenizer is trained on the mix.
 
@@ -64,6 +66,7 @@ def _fetched(base: HubBase, draft: Path) -> Outcome:
 
 
 def _random(base: RandomBase, seed: int, mix: Path, draft: Path) -> Outcome:
+    work_offline_and_quietly()
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 

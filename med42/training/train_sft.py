@@ -10,17 +10,19 @@ from typing import Any
 
 from med42.data.chat import IGNORED
 from med42.errors import Med42Error
-from med42.lineage.artifact import Outcome, Plan, produce
+from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.journal import Job, Progress
 from med42.lineage.record import Record, read_record
 from med42.recipe import Recipe
 from med42.report import page
+from med42.report.quiet import work_offline_and_quietly
 from med42.training.model import assert_finite, load_model, save_model
-from med42.training.trainer import assert_world_size, curves, progress_callback, training_arguments
+from med42.training.trainer import assert_world_size, curves, progress_callback, score_supervised_positions_only, training_arguments
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate")
 
 
+@stage
 def train_sft(recipe: Recipe, base: Path, packed: Path, out: Path, job: Job) -> Record:
     """Fine-tune the base model on packed chunks.
 
@@ -60,11 +62,13 @@ def collate(chunks: list[dict[str, list[int]]], pad: int) -> dict[str, Any]:
 
 
 def _train(recipe: Recipe, base: Path, packed: Path, draft: Path, job: Job) -> Outcome:
+    work_offline_and_quietly()
     import datasets
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
     settings = recipe.sft
+    score_supervised_positions_only()
     assert_world_size(settings.devices.processes)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = load_model(base, settings)
@@ -83,6 +87,7 @@ def _train(recipe: Recipe, base: Path, packed: Path, draft: Path, job: Job) -> O
                 data_collator=lambda batch: collate(batch, tokenizer.pad_token_id or 0),
                 callbacks=[progress_callback(Progress(job, "train_sft", 0, "steps"))],
             )
+            trainer.remove_callback(PrinterCallback)
             trainer.train()
             history = trainer.state.log_history
             model = trainer.accelerator.unwrap_model(trainer.model)

@@ -1,0 +1,1 @@
+"""The `med42` command."""

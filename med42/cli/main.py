@@ -1,0 +1,116 @@
+"""The command line: `recipes`, `check`, `run`, `compile`, `audit verify`.
+
+Nothing here needs torch, and only `run` and `compile` need kfp.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from med42.errors import Med42Error
+from med42.recipe import dump_recipe, load_recipe, recipe_digest, shipped_recipes
+
+app = typer.Typer(help="Open, provable post-training of clinical language models.", no_args_is_help=True, add_completion=False)
+audit = typer.Typer(help="Look into an audit bundle, offline.", no_args_is_help=True)
+app.add_typer(audit, name="audit")
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a *.yaml file.")]
+SetOption = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, as sft.steps=100. May be repeated.")]
+
+
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    """Print an error that a person can mend, without a traceback, and exit with 1."""
+    try:
+        yield
+    except Med42Error as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error[/] {_escape(str(error))}")
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that come with the package."""
+    table = Table("recipe", "base", "sources", "rounds", "what it is", box=None, header_style="dim")
+    for name in shipped_recipes():
+        recipe = load_recipe(name)
+        base = recipe.base.repo if recipe.base.kind == "hub" else f"random, {recipe.base.layers} layers"
+        table.add_row(name, base, str(len(recipe.sources)), str(len(recipe.dpo.rounds)), recipe.title)
+    Console().print(table)
+
+
+@app.command()
+def check(
+    recipe: RecipeArgument,
+    changes: SetOption = [],  # noqa: B006
+    as_json: Annotated[bool, typer.Option("--json", help="Print the resolved recipe as JSON instead.")] = False,
+) -> None:
+    """Check a recipe and print what follows from it, beside what the paper says."""
+    from med42.cli.check import print_check
+
+    with _told_plainly():
+        resolved = load_recipe(recipe, changes)
+        if as_json:
+            print(json.dumps(json.loads(dump_recipe(resolved)), indent=1))
+        else:
+            print_check(resolved, Console())
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    changes: SetOption = [],  # noqa: B006
+    runner: Annotated[str, typer.Option(help="Where stages run on this machine: subprocess or docker.")] = "subprocess",
+    work: Annotated[Path, typer.Option(help="Folder of runs and of finished artifacts.")] = Path("work"),
+    data_root: Annotated[Path | None, typer.Option(help="Folder in which the recipe's files are looked up.")] = None,
+    push_to: Annotated[str, typer.Option(help="directory:PATH or hub:OWNER/NAME, instead of the recipe's place.")] = "",
+) -> None:
+    """Run a whole recipe on this machine, through the components that run on a cluster."""
+    from med42.cli.run import run_recipe
+
+    with _told_plainly():
+        passed = run_recipe(load_recipe(recipe, changes), runner, work, data_root, push_to, Console())
+    raise typer.Exit(0 if passed else 1)
+
+
+@app.command("compile")
+def compile_(
+    recipe: RecipeArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    changes: SetOption = [],  # noqa: B006
+    profile: Annotated[str, typer.Option(help="A shipped cluster profile's name, or a *.yaml file.")] = "default",
+) -> None:
+    """Compile a recipe into a pipeline for Kubeflow."""
+    from med42.cli.compile import compile_recipe
+    from med42.cluster.profile import load_profile
+
+    with _told_plainly():
+        size = compile_recipe(load_recipe(recipe, changes), load_profile(profile), output)
+        Console(highlight=False).print(f"{output}: {size:,} bytes, recipe {recipe_digest(load_recipe(recipe, changes))[:12]}, profile {profile}")
+
+
+@audit.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A *.med42 file.")],
+    artifacts: Annotated[Path | None, typer.Option(help="Also compare every artifact below this folder.")] = None,
+) -> None:
+    """Check a bundle against itself and, with --artifacts, every artifact against the bundle."""
+    from med42.cli.verify import print_verdict
+
+    with _told_plainly():
+        passed = print_verdict(bundle, artifacts, Console(highlight=False))
+    raise typer.Exit(0 if passed else 1)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

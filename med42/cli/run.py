@@ -1,0 +1,176 @@
+"""Running a recipe on this machine: the compiled pipeline's own components, one after the other.
+
+    WORK/store/<stage>/<fingerprint>/   finished artifacts, used again by later runs
+    WORK/runs/<run>/                    one run: its artifacts (hard links), log.txt, report.html, the bundle
+    WORK/releases/<recipe>-<digest8>/   the pushed model, for recipes that push to a folder
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from med42.cli.report import write_report
+from med42.cli.screen import Screen, print_scores
+from med42.cli.verify import print_verdict
+from med42.cluster.profile import load_profile
+from med42.errors import Med42Error
+from med42.lineage.artifact import copy_file
+from med42.lineage.journal import Job, read_journal
+from med42.recipe import Recipe, dump_recipe, recipe_digest
+
+# The engine passes a component's inputs on a command line, where Linux takes at most 128 KiB for one argument.
+LONGEST_RECIPE = 100_000
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run keeps its things."""
+
+    work: Path
+    run: str
+
+    @property
+    def folder(self) -> Path:
+        """The run's own folder."""
+        return self.work / "runs" / self.run
+
+    @property
+    def log(self) -> Path:
+        """Everything that stages and engine print."""
+        return self.folder / "log.txt"
+
+
+def run_recipe(recipe: Recipe, runner: str, work: Path, data_root: Path | None, push_to: str, console: Console) -> bool:
+    """Run a whole recipe and print what came out.
+
+    Returns:
+        Whether the run's bundle and all its artifacts verify.
+
+    Raises:
+        Med42Error: something a person can mend, with the stage that found it.
+    """
+    started = datetime.datetime.now(datetime.UTC)
+    name = f"{recipe.name}-{recipe_digest(recipe)[:8]}"
+    place = Place(work.absolute(), f"{name}-{started:%Y%m%dT%H%M%S}-{os.getpid()}")
+    if recipe.push.kind == "directory" and not push_to:
+        push_to = f"directory:{place.work / 'releases' / name}"
+    arguments = {"push_to": push_to, "data_root": str(data_root.absolute()) if data_root else "", "store": str(place.work / "store"), "run": place.run}
+    _check_arguments(recipe, arguments)
+    try:
+        place.folder.mkdir(parents=True)
+    except OSError as error:
+        raise Med42Error(error.filename or work, error.strerror or str(error), "a work folder that this user can write", "Give another --work DIR.") from error
+    job = Job(place.run, place.work / "store")
+    console.print(f"[bold]{recipe.name}[/] {recipe.title}", highlight=False)
+    console.print(f"[dim]run {place.run}, log {_shown(place.log)}[/]", highlight=False, soft_wrap=True)
+    _run_pipeline(recipe, runner, place, job, arguments, console)
+
+    events = [event for event in read_journal(job.journal) if event["event"] == "finished"] if job.journal else []
+    outputs = {event["name"]: Path(event["path"]) for event in events if "path" in event}
+    if "seal_audit" not in outputs or not outputs["seal_audit"].is_dir():
+        raise Med42Error("seal_audit", "no bundle", "one at the end of every run", f"See {place.log}.")
+    bundle = place.folder / next(path.name for path in outputs["seal_audit"].glob("*.med42"))
+    copy_file(outputs["seal_audit"] / bundle.name, bundle)
+    report = write_report(recipe, place.folder, events, outputs)
+    print_scores(recipe, outputs, console)
+    console.print(f"\nreport  {_shown(report)}\nbundle  {_shown(bundle)}", highlight=False, soft_wrap=True)
+    if "push_model" in outputs:
+        console.print(f"pushed  {_shown(Path(push_to.partition(':')[2])) if push_to.startswith('directory:') else push_to or recipe.push.repo}", highlight=False, soft_wrap=True)
+    passed = print_verdict(bundle, place.folder, console)
+    console.print(f"[dim]{time.time() - started.timestamp():.0f} s in all[/]", highlight=False)
+    return passed
+
+
+def _check_arguments(recipe: Recipe, arguments: dict[str, str]) -> None:
+    text = dump_recipe(recipe)
+    if len(text) > LONGEST_RECIPE:
+        raise Med42Error("recipe", f"{len(text):,} characters", f"at most {LONGEST_RECIPE:,}, as it travels on a command line", "Shorten its texts.")
+    for key, value in {**arguments, "recipe": text}.items():
+        # The engine replaces this word everywhere in a task's command by its own interpreter's path.
+        if "python3" in value:
+            raise Med42Error(key, f"the word 'python3' in '{value[:200]}'", "a path or text without it", "The local engine would change it; choose another folder or name.")
+
+
+def _run_pipeline(recipe: Recipe, runner: str, place: Place, job: Job, arguments: dict[str, str], console: Console) -> None:
+    screen = Screen(console, job)
+    failure: BaseException | None = None
+    with screen.live(), _output_into(place.log):
+        try:
+            _start(recipe, runner, place, arguments)
+        except BaseException as error:
+            failure = error
+    if failure is None:
+        return
+    if isinstance(failure, (Med42Error, KeyboardInterrupt)):
+        raise failure
+    events = read_journal(job.journal) if job.journal else []
+    failed = next((event for event in events if event["event"] == "failed"), None)
+    if failed and failed["error"] == "Med42Error":
+        raise Med42Error.retold(failed["name"], failed["message"]) from failure
+    last = next((event["name"] for event in reversed(events) if event["event"] == "started"), "the first stage")
+    cause = f"{failed['error']}: {failed['message']}" if failed else f"{last} ended without saying why (killed, or out of memory)"
+    raise Med42Error(failed["name"] if failed else last, cause, "success", f"The end of the log says more: {place.log}. A new run goes on from the last finished stage.") from failure
+
+
+def _start(recipe: Recipe, runner: str, place: Place, arguments: dict[str, Any]) -> None:
+    warnings.filterwarnings("ignore")  # the engine warns of every image whose name does not hold "python"
+    try:
+        from kfp import local
+    except ModuleNotFoundError as error:
+        raise Med42Error("kfp", "not installed", "kfp and kfp-kubernetes 2.17.0", "Install this package with its extra 'pipeline'.") from error
+    from pipelines.med42_v2 import med42_v2
+
+    local.init(_runner(runner), pipeline_root=str(place.folder), raise_on_error=True)
+    med42_v2(recipe, load_profile("default"))(**arguments)
+
+
+def _runner(name: str) -> Any:
+    from kfp import local
+
+    if name == "subprocess":
+        return local.SubprocessRunner(use_venv=False)
+    if name == "docker":
+        import docker
+        import docker.errors
+
+        try:
+            docker.from_env().ping()
+        except docker.errors.DockerException as error:
+            raise Med42Error("--runner docker", f"no engine ({error})", "a running Docker engine with this project's images", "Start it, or use --runner subprocess.") from error
+        return local.DockerRunner()
+    raise Med42Error("--runner", f"'{name}'", "subprocess or docker", "Choose one of the two.")
+
+
+@contextlib.contextmanager
+def _output_into(log: Path) -> Iterator[None]:
+    """Send what this process and its children print into a file; the screen keeps its own copy of the terminal."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    with log.open("ab") as handle:
+        os.dup2(handle.fileno(), 1)
+        os.dup2(handle.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, copy in enumerate(kept, 1):
+                os.dup2(copy, number)
+                os.close(copy)
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it can be said from here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,1 @@
+"""The cluster: which node pool each kind of stage runs on."""

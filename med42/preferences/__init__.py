@@ -1,0 +1,1 @@
+"""Preferences: published pairs of a better and a worse answer, one set a round of DPO."""

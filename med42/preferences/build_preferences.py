@@ -1,0 +1,185 @@
+"""The stage `build_preferences`: the pairs of one DPO round, and the pairs that every round is measured on.
+
+On disk: `part-*.parquet` (and `held_out/part-*.parquet`) with `id`, `source`, `prompt` (turns), `chosen`,
+`rejected`, and the token ids of the three, which are what `train_dpo` reads.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import pyarrow
+
+from med42.data.chat import Chat
+from med42.data.conversation import Dropped, order
+from med42.data.decontaminate import Overlap, overlap_with
+from med42.data.pages import account_blocks
+from med42.data.readers import Located, locate
+from med42.data.row import ColumnError, Row
+from med42.data.shards import MESSAGES, Shards, read_shards
+from med42.errors import Med42Error
+from med42.lineage.artifact import Outcome, Plan, produce, stage
+from med42.lineage.digest import merkle_root
+from med42.lineage.journal import Job
+from med42.lineage.record import Record
+from med42.preferences.pair import Pair
+from med42.recipe import Recipe
+from med42.recipe.schema import PreferenceSource
+from med42.report import page
+
+INT32 = pyarrow.list_(pyarrow.int32())
+PAIRS = pyarrow.schema([
+    ("id", pyarrow.string()), ("source", pyarrow.string()), ("prompt", MESSAGES), ("chosen", pyarrow.string()), ("rejected", pyarrow.string()),
+    ("prompt_ids", INT32), ("chosen_ids", INT32), ("rejected_ids", INT32),
+])
+HELD_OUT = "held_out"
+
+
+class Converter(Protocol):
+    """A module of `med42.preferences.sources`."""
+
+    def pair(self, row: Row) -> Pair | Dropped:
+        """A pair, or why there is none."""
+        ...
+
+
+@stage
+def build_preferences(recipe: Recipe, round_number: int, base: Path, benchmarks: Path, out: Path, job: Job, data_root: Path | None = None) -> Record:
+    """Build the pairs of one round (1-based).
+
+    Args:
+        recipe: the resolved recipe.
+        round_number: which round of `dpo.rounds`.
+        base: the base model, for its tokenizer.
+        benchmarks: the benchmark rows, which no pair may hold.
+        out: folder to make.
+        job: the run and its store.
+        data_root: folder of file origins.
+
+    Raises:
+        Med42Error: a set cannot be found or read, or no pair is left.
+    """
+    names = [*recipe.dpo.rounds[round_number - 1], *recipe.dpo.held_out]
+    sources = {name: recipe.preferences[name] for name in names}
+    located = {name: locate(source.origin, data_root, recipe.seed, f"preferences.{name}.origin") for name, source in sources.items()}
+    plan = Plan(
+        stage="build_preferences", name=f"build_preferences-{round_number}", kind="preferences",
+        parameters={
+            "seed": recipe.seed, "sources": {name: source.model_dump(mode="json", exclude={"rows"}) for name, source in sources.items()},
+            "held_out": recipe.dpo.held_out, "pinned": {name: place.pinned for name, place in located.items()},
+            "max_length": recipe.dpo.max_length, "overlap_tokens": recipe.mix.overlap_tokens,
+        },
+        inputs={"base": base, "benchmarks": benchmarks}, layer="preferences", packages=("pyarrow", "tokenizers"),
+    )
+    return produce(plan, out, job, lambda draft: _build(recipe, round_number, located, base, benchmarks, draft))
+
+
+def find_converter(family: str, name: str) -> Converter:
+    """The converter of a preference family.
+
+    Raises:
+        Med42Error: there is none of that name.
+    """
+    try:
+        return cast(Converter, importlib.import_module(f"med42.preferences.sources.{family.replace('-', '_')}"))
+    except ModuleNotFoundError as error:
+        raise Med42Error(f"preferences.{name}.family", f"'{family}'", f"one of {', '.join(families())}", "Name a family that exists.") from error
+
+
+def families() -> list[str]:
+    """Preference families that have a converter."""
+    return sorted(path.stem for path in (Path(__file__).parent / "sources").glob("*.py") if path.stem != "__init__")
+
+
+class _Writer:
+    """Pairs that pass every check, and the account of those that do not."""
+
+    def __init__(self, recipe: Recipe, chat: Chat, overlap: Overlap, draft: Path) -> None:
+        self.recipe, self.chat, self.overlap = recipe, chat, overlap
+        self.shards = {False: Shards(draft, PAIRS), True: Shards(draft / HELD_OUT, PAIRS)}
+        self.seen: set[str] = set()
+        self.held_out_prompts: set[str] = set()
+        self.ids: list[str] = []
+        self.lengths: list[tuple[int, int]] = []
+
+    def take(self, name: str, pair: Pair, held_out: bool) -> str | None:
+        """Write a pair; or say why not."""
+        prompt = json.dumps(pair.prompt)
+        if pair.id in self.seen:
+            return "duplicate pair"
+        if not held_out and prompt in self.held_out_prompts:
+            return "prompt is held out for measuring"
+        if benchmark := self.overlap.leak([*(turn["content"] for turn in pair.prompt), pair.chosen, pair.rejected]):
+            return f"overlaps benchmark {benchmark}"
+        prompt_ids, chosen_ids, rejected_ids = self.chat.prompt(pair.prompt), self.chat.answer(pair.chosen), self.chat.answer(pair.rejected)
+        if len(prompt_ids) + max(len(chosen_ids), len(rejected_ids)) > self.recipe.dpo.max_length:
+            return "longer than dpo.max_length"
+        self.seen.add(pair.id)
+        self.shards[held_out].add({
+            "id": pair.id, "source": name, "prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected,
+            "prompt_ids": prompt_ids, "chosen_ids": chosen_ids, "rejected_ids": rejected_ids,
+        })
+        if held_out:
+            self.held_out_prompts.add(prompt)
+        else:
+            self.ids.append(pair.id)
+            self.lengths.append((len(chosen_ids), len(rejected_ids)))
+        return None
+
+
+def _build(recipe: Recipe, round_number: int, located: dict[str, Located], base: Path, benchmarks: Path, draft: Path) -> Outcome:
+    overlap = overlap_with(read_shards(benchmarks, ["benchmark", "question", "context"]), recipe.mix.overlap_tokens)
+    writer = _Writer(recipe, Chat(base), overlap, draft)
+    accounts: dict[str, Any] = {}
+    # Held-out sets first: their prompts are then known when the round's pairs are read.
+    for name in sorted(located, key=lambda name: name not in recipe.dpo.held_out):
+        kept, dropped = 0, Counter[str]()
+        for pair in _shuffled(recipe, name, located[name]):
+            reason = pair.reason if isinstance(pair, Dropped) else writer.take(name, pair, name in recipe.dpo.held_out)
+            dropped[reason or ""] += bool(reason)
+            kept += not reason
+        reasons = {reason: count for reason, count in sorted(dropped.items()) if count}
+        accounts[name] = {"read": kept + sum(reasons.values()), "kept": kept, "dropped": reasons}
+    for shards in writer.shards.values():
+        shards.flush()
+    if not writer.ids:
+        raise Med42Error(f"dpo.rounds, round {round_number}", f"no pair left ({accounts})", "at least one pair", "Check its preference sources.")
+    chosen, rejected = (sum(lengths) / len(writer.lengths) for lengths in zip(*writer.lengths, strict=True))
+    measured: dict[str, Any] = {
+        "pairs": len(writer.ids), "merkle_root": merkle_root(writer.ids), "accounts": accounts,
+        "mean_chosen_tokens": chosen, "mean_rejected_tokens": rejected, "held_out_pairs": len(writer.seen) - len(writer.ids),
+    }
+    (draft / "manifest.json").write_text(json.dumps(measured, indent=1, sort_keys=True) + "\n")
+    (draft / "page.html").write_text(page.page(
+        f"Preferences of round {round_number}", f"{len(writer.ids):,} pairs; answers of {chosen:.0f} tokens are preferred to answers of {rejected:.0f} (means).",
+        account_blocks({"sources": accounts, "merkle_root": measured["merkle_root"]}),
+    ))
+    return Outcome({**measured, "summary": f"{len(writer.ids):,} pairs"})
+
+
+def _shuffled(recipe: Recipe, name: str, place: Located) -> Iterator[Pair | Dropped]:
+    """Pairs in digest order under the seed; the other parts of a divided set come as dropped."""
+    source = recipe.preferences[name]
+    converter = find_converter(source.family, name)
+    pairs: list[Pair] = []
+    for where, row in place.rows():
+        try:
+            result = converter.pair(row)
+        except ColumnError as error:
+            raise Med42Error(f"{where}, column '{error.column}'", error.found, error.expected, f"The file is not in the form of preferences.{name}.") from error
+        if isinstance(result, Dropped):
+            yield result
+        elif _in_part(result, source):
+            pairs.append(result)
+        else:
+            yield Dropped("belongs to another round")
+    yield from sorted(pairs, key=lambda pair: order(recipe.seed, pair.id))
+
+
+def _in_part(pair: Pair, source: PreferenceSource) -> bool:
+    return source.part is None or int(pair.id[:16], 16) % source.part.of == source.part.index - 1

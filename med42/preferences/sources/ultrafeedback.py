@@ -1,0 +1,21 @@
+"""UltraFeedback binarized, and Snorkel's PairRM sets in the same columns: whole chats whose last turns differ."""
+
+from med42.data.conversation import Dropped, Message
+from med42.data.row import Row, floating, text, turns
+from med42.preferences.pair import Pair, pair_of
+
+
+def pair(row: Row) -> Pair | Dropped:
+    """The shared turns as the prompt; scores, where there are any, as the margin."""
+    chosen, rejected = _chat(row, "chosen"), _chat(row, "rejected")
+    if not chosen or not rejected or chosen[-1]["role"] != "assistant" or rejected[-1]["role"] != "assistant":
+        return Dropped("a chat that does not end with an answer")
+    if chosen[:-1] != rejected[:-1]:
+        return Dropped("chats differ before the last answer")
+    scored = row.get("score_chosen") is not None and row.get("score_rejected") is not None
+    margin = floating(row, "score_chosen") - floating(row, "score_rejected") if scored else None
+    return pair_of(chosen[:-1], chosen[-1]["content"], rejected[-1]["content"], margin)
+
+
+def _chat(row: Row, column: str) -> list[Message]:
+    return [Message(role=text(turn, "role"), content=text(turn, "content")) for turn in turns(row, column)]

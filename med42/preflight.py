@@ -1,0 +1,167 @@
+"""The stage `preflight`: everything that can be known to be wrong before any work, in seconds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from med42.data.prepare_source import find_converter as source_converter
+from med42.errors import Med42Error
+from med42.evaluation.prepare_benchmarks import find_converter as benchmark_converter
+from med42.preferences.build_preferences import find_converter as preference_converter
+from med42.recipe import Recipe, recipe_digest
+from med42.recipe.schema import FileOrigin, HubBase, HubOrigin
+from med42.report import page
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One check: what was looked at, whether it is well, and what was found."""
+
+    check: str
+    passed: bool
+    found: str
+
+
+def shape_of(recipe: Recipe) -> str:
+    """What of a recipe is built into a compiled pipeline: its sources, its rounds, how its base is made."""
+    return f"sources {', '.join(sorted(recipe.sources))}; {len(recipe.dpo.rounds)} rounds; base {recipe.base.kind}; every round scored {recipe.evaluation.every_round}"
+
+
+def preflight(recipe: Recipe, shape: str, data_root: Path | None, place: Path, push_to: str) -> list[Verdict]:
+    """Check a recipe against the machine and the services it will need.
+
+    Args:
+        recipe: the resolved recipe.
+        shape: `shape_of` the recipe that the pipeline was compiled for.
+        data_root: folder of file origins.
+        place: a folder on the disk that the stages write to.
+        push_to: where the model goes, if not where the recipe says.
+
+    Returns:
+        All verdicts, good and bad.
+    """
+    target = push_to.partition(":")[0] or recipe.push.kind
+    needs_hub = target == "hub" or any(isinstance(origin, HubOrigin) for _, origin in _origins(recipe)) or isinstance(recipe.base, HubBase)
+    verdicts = [
+        Verdict("recipe", True, f"{recipe.name} {recipe_digest(recipe)[:12]}"),
+        Verdict("pipeline", shape == shape_of(recipe), shape_of(recipe) if shape == shape_of(recipe) else f"compiled for: {shape}; recipe: {shape_of(recipe)}"),
+        _verdict("converters", lambda: _converters(recipe)),
+        _verdict("files", lambda: _files(recipe, data_root)),
+        _disk(recipe, place),
+        _memory(recipe),
+    ]
+    if target == "directory" and push_to:
+        verdicts.append(_verdict("release folder", lambda: _writable(Path(push_to.partition(":")[2]))))
+    if needs_hub:
+        verdicts += [_verdict("hub token", lambda: _token(target == "hub")), _verdict("hub", _hub_answers)]
+    return verdicts
+
+
+def refuse_failures(verdicts: list[Verdict]) -> None:
+    """Stop where a verdict is bad.
+
+    Raises:
+        Med42Error: naming every failed check.
+    """
+    if failed := [f"{verdict.check}: {verdict.found}" for verdict in verdicts if not verdict.passed]:
+        raise Med42Error(f"{len(failed)} of {len(verdicts)} checks", "; ".join(failed), "every check to pass", "Nothing was started.")
+
+
+def as_markdown(verdicts: list[Verdict]) -> str:
+    """The table of verdicts, for a pipeline's user interface."""
+    rows = "\n".join(f"| {verdict.check} | {'ok' if verdict.passed else 'FAILED'} | {verdict.found.replace('|', '/')} |" for verdict in verdicts)
+    return f"| check | verdict | found |\n|---|---|---|\n{rows}\n"
+
+
+def as_page(recipe: Recipe, verdicts: list[Verdict]) -> str:
+    """The table of verdicts as a page."""
+    return page.page("Preflight", f"Recipe {recipe.name}: {sum(verdict.passed for verdict in verdicts)} of {len(verdicts)} checks passed.",
+                     [page.table(("check", "passed", "found"), [(verdict.check, verdict.passed, verdict.found) for verdict in verdicts])])
+
+
+def _verdict(check: str, look: Callable[[], str]) -> Verdict:
+    try:
+        return Verdict(check, True, look())
+    except Med42Error as error:
+        return Verdict(check, False, str(error))
+
+
+def _origins(recipe: Recipe) -> list[tuple[str, object]]:
+    used = {*recipe.dpo.held_out, *(name for names in recipe.dpo.rounds for name in names)}
+    return [
+        *((f"sources.{name}", source.origin) for name, source in recipe.sources.items()),
+        *((f"preferences.{name}", source.origin) for name, source in recipe.preferences.items() if name in used),
+        *((f"evaluation.benchmarks.{name}", benchmark.origin) for name, benchmark in recipe.evaluation.benchmarks.items()),
+    ]
+
+
+def _converters(recipe: Recipe) -> str:
+    for name, source in recipe.sources.items():
+        source_converter(source.family, f"sources.{name}")
+    for name, preference in recipe.preferences.items():
+        preference_converter(preference.family, name)
+    for name, benchmark in recipe.evaluation.benchmarks.items():
+        benchmark_converter(benchmark.family, name)
+    return "one for every source, preference set and benchmark"
+
+
+def _files(recipe: Recipe, data_root: Path | None) -> str:
+    wanted = [(key, name) for key, origin in _origins(recipe) if isinstance(origin, FileOrigin) for name in origin.files]
+    if not wanted:
+        return "none needed"
+    if data_root is None:
+        raise Med42Error(wanted[0][0], f"{len(wanted)} files to look up", "a folder to look them up in", "Give --data-root DIR.")
+    missing = [f"{name} ({key})" for key, name in wanted if not (data_root / name).is_file()]
+    if missing:
+        raise Med42Error(data_root, f"no {', '.join(missing)}", "every file the recipe names", "Put them there, or give another --data-root.")
+    return f"{len(wanted)} in {data_root}"
+
+
+def _disk(recipe: Recipe, place: Path) -> Verdict:
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / GIB
+    return Verdict("disk", free >= recipe.limits.disk_gib, f"{free:.1f} GiB free, {recipe.limits.disk_gib:g} needed")
+
+
+def _memory(recipe: Recipe) -> Verdict:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    return Verdict("memory", total >= recipe.limits.memory_gib, f"{total:.1f} GiB, {recipe.limits.memory_gib:g} needed")
+
+
+def _writable(folder: Path) -> str:
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise Med42Error(existing, "no folder that this user can write", "a place for the released model", "Choose another target.")
+    return f"{folder} can be written"
+
+
+def _token(to_push: bool) -> str:
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        if to_push:
+            raise Med42Error("hub token", "none", "a token that may write", "Log in with `hf auth login` or set HF_TOKEN.")
+        return "none; public repositories only"
+    return "present"
+
+
+def _hub_answers() -> str:
+    from huggingface_hub import HfApi, get_token
+
+    from med42.data.hub import told_plainly
+
+    api = HfApi()
+    with told_plainly(f"hub {api.endpoint}"):
+        if get_token():
+            return f"{api.endpoint} knows {api.whoami()['name']}"
+        next(iter(api.list_models(limit=1)), None)
+        return f"{api.endpoint} answers"

@@ -1,0 +1,181 @@
+"""What follows from a recipe by arithmetic, beside what the paper prints (`docs/paper.md`).
+
+No file is read: these are estimates from the recipe alone, made before anything is downloaded. After a run its
+records hold what was counted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+from med42.recipe.schema import Devices, PreferenceSource, Recipe
+
+# A percentage printed with two decimals stands for anything within half of its last digit.
+PRINTED_PERCENT = 0.005
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One number that follows from a recipe.
+
+    Attributes:
+        name: what it is, with its unit.
+        ours: the recipe's number; None where the recipe alone does not tell.
+        paper: the printed number; None where the paper prints none, or the recipe is not one of the paper's.
+        note: how it comes about, or why the two differ.
+        tolerance: the difference that rounding explains.
+    """
+
+    name: str
+    ours: int | float | None
+    paper: int | float | None
+    note: str
+    tolerance: float = 0.0
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether ours is the paper's number; None where one of them is missing."""
+        if self.ours is None or self.paper is None:
+            return None
+        # The last term forgives binary rounding of a value that lies on the edge itself.
+        return abs(self.ours - self.paper) <= self.tolerance + 1e-9
+
+
+def derived_facts(recipe: Recipe) -> list[Fact]:
+    """Everything that follows from a recipe: training, alignment and the data mix, in this order."""
+    return [*_sft_facts(recipe), *_dpo_facts(recipe), *_mix_facts(recipe)]
+
+
+def expected_rows(recipe: Recipe) -> dict[str, int | None]:
+    """Rows that each source gives to the mix; None where that depends on what the source turns out to hold."""
+    sources = recipe.sources
+    rows = {name: source.rows for name, source in sources.items()}
+    weights = {name: Fraction(source.weight) for name, source in sources.items() if source.weight is not None}
+    fixed = _sum([count for name, count in rows.items() if name not in weights])
+    if weights and fixed is not None and recipe.mix.rows is not None:
+        left = recipe.mix.rows - fixed
+        rows |= {name: round(left * weight / sum(weights.values())) for name, weight in weights.items()}
+    return rows
+
+
+def expected_chunks(recipe: Recipe) -> int | None:
+    """Packed chunks that one epoch is expected to hold."""
+    rows, length = _sum(list(expected_rows(recipe).values())), recipe.pack.expected_tokens_per_row
+    return None if rows is None or length is None else math.ceil(rows * length / recipe.pack.chunk)
+
+
+def expected_sft_steps(recipe: Recipe) -> int | None:
+    """Optimizer steps of SFT: as set, or epochs times the steps of one epoch, whose last batch may be short."""
+    chunks = expected_chunks(recipe)
+    if recipe.sft.steps is not None:
+        return recipe.sft.steps
+    return None if chunks is None else math.ceil(recipe.sft.epochs * math.ceil(chunks / recipe.sft.rows_per_step))
+
+
+def expected_pairs(recipe: Recipe, names: list[str]) -> int | None:
+    """Preference pairs of the named sets, before any is left out."""
+    return _sum([_pairs(recipe.preferences[name]) for name in names])
+
+
+def expected_dpo_steps(recipe: Recipe, names: list[str]) -> int | None:
+    """Optimizer steps of the round that trains on the named sets."""
+    pairs = expected_pairs(recipe, names)
+    if recipe.dpo.steps is not None:
+        return recipe.dpo.steps
+    return None if pairs is None else math.ceil(recipe.dpo.epochs * math.ceil(pairs / recipe.dpo.batch))
+
+
+def _sft_facts(recipe: Recipe) -> list[Fact]:
+    sft, pack = recipe.sft, recipe.pack
+    length, printed_steps = pack.expected_tokens_per_row, _printed(recipe, "sft_steps")
+    steps_note, hidden = "as set" if sft.steps is not None else f"{sft.epochs:g} epochs of the chunks above", 0.0
+    if printed_steps and length and sft.steps is None:
+        # The length is a whole number made from the printed steps: half a token is what its rounding hides.
+        hidden = printed_steps * 0.5 / length
+        steps_note += f"; within {hidden:.1f}, which rounding hides; no confirmation, for the tokens a row come from the printed steps"
+    return [
+        Fact("SFT GPUs", _gpus(sft.devices), _printed(recipe, "sft_gpus"), _gpus_note(sft.devices)),
+        Fact("SFT chunks a step", sft.rows_per_step, None,
+             f"{sft.devices.processes} processes x {sft.rows_per_device} chunks x {sft.accumulation} micro-steps"),
+        Fact("SFT tokens a step", sft.rows_per_step * pack.chunk, _printed(recipe, "sft_tokens_per_step"),
+             f"{sft.rows_per_step} chunks x {pack.chunk:,} tokens"),
+        Fact("packed chunks an epoch", expected_chunks(recipe), None,
+             f"rows of the mix x {length:g} tokens / {pack.chunk:,}" if length else "counted when the data are packed"),
+        Fact("SFT steps", expected_sft_steps(recipe), printed_steps, steps_note, hidden),
+    ]
+
+
+def _dpo_facts(recipe: Recipe) -> list[Fact]:
+    dpo = recipe.dpo
+    facts = [Fact("DPO GPUs", _gpus(dpo.devices), _printed(recipe, "dpo_gpus"), _gpus_note(dpo.devices))]
+    for number, names in enumerate(dpo.rounds, 1):
+        facts += [
+            Fact(f"DPO pairs in round {number}", expected_pairs(recipe, names), None, f"{' + '.join(names)}, before any is left out"),
+            Fact(f"DPO steps in round {number}", expected_dpo_steps(recipe, names), None,
+                 "as set" if dpo.steps is not None else f"{dpo.epochs:g} x the pairs above / {dpo.batch}, rounded up"),
+        ]
+    return facts
+
+
+def _mix_facts(recipe: Recipe) -> list[Fact]:
+    sources, rows = recipe.sources, expected_rows(recipe)
+    medical = _sum([rows[name] for name, source in sources.items() if source.domain == "medical"])
+    general = _sum([rows[name] for name, source in sources.items() if source.domain == "general"])
+    total = _sum(list(rows.values()))
+    return [
+        Fact("medical rows", medical, _printed(recipe, "medical_rows"), "the sources of that domain"),
+        Fact("general rows", general, _printed(recipe, "general_rows"), "the sources of that domain"),
+        Fact("rows in all", total, _printed(recipe, "total_rows"), "every source"),
+        Fact("medical rows, percent", _percent(medical, total), _printed(recipe, "medical_percent"), "of all rows", PRINTED_PERCENT),
+        Fact("general rows, percent", _percent(general, total), _printed(recipe, "general_percent"), "of all rows", PRINTED_PERCENT),
+        *_listed_facts(recipe, rows),
+        *(Fact(f"{name}, percent", _percent(rows[name], total), source.paper_percent, "of all rows", PRINTED_PERCENT)
+          for name, source in sources.items()),
+    ]
+
+
+def _listed_facts(recipe: Recipe, rows: dict[str, int | None]) -> list[Fact]:
+    """The medical rows that the paper lists, beside the medical total that it prints: these two do not agree."""
+    if recipe.paper is None:
+        return []
+    shares = {name: source.paper_percent for name, source in recipe.sources.items() if source.domain == "medical"}
+    listed = _sum([rows[name] for name, share in shares.items() if share is not None])
+    ours = ", ".join(name for name, share in shares.items() if share is None) or "nothing"
+    printed_shares = sum(share for share in shares.values() if share is not None)
+    return [
+        Fact("medical rows that Table 5 lists", listed, recipe.paper.medical_rows,
+             f"Table 5 does not add up: it lists fewer medical rows than it prints as their total; we fill the gap with {ours}"),
+        Fact("medical rows that Table 5 lists, percent", _percent(listed, recipe.paper.total_rows), recipe.paper.medical_percent,
+             f"of the total it prints; the shares it prints for them add up to {printed_shares:.2f}", PRINTED_PERCENT),
+    ]
+
+
+def _printed(recipe: Recipe, key: str) -> int | float | None:
+    """What the paper prints; None in a recipe that is not one of its own."""
+    return None if recipe.paper is None else getattr(recipe.paper, key)
+
+
+def _gpus_note(devices: Devices) -> str:
+    return f"{devices.nodes} nodes x {devices.gpus_per_node} GPUs"
+
+
+def _gpus(devices: Devices) -> int:
+    return devices.nodes * devices.gpus_per_node
+
+
+def _pairs(source: PreferenceSource) -> int | None:
+    if source.rows is None or source.part is None:
+        return source.rows
+    return round(source.rows / source.part.of)
+
+
+def _percent(count: int | None, total: int | None) -> float | None:
+    return None if count is None or not total else 100 * count / total
+
+
+def _sum(counts: list[int | None]) -> int | None:
+    """The sum; None if one of them is not known."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None

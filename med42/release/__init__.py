@@ -1,0 +1,1 @@
+"""Release: the gate, the push, and the sealed audit bundle."""
