@@ -11,6 +11,7 @@ from pathlib import Path
 from med42.data.prepare_source import find_converter as source_converter
 from med42.errors import Med42Error
 from med42.evaluation.prepare_benchmarks import find_converter as benchmark_converter
+from med42.lineage.journal import Job
 from med42.preferences.build_preferences import find_converter as preference_converter
 from med42.recipe import Recipe, recipe_digest
 from med42.recipe.schema import FileOrigin, HubBase, HubOrigin
@@ -33,44 +34,48 @@ def shape_of(recipe: Recipe) -> str:
     return f"sources {', '.join(sorted(recipe.sources))}; {len(recipe.dpo.rounds)} rounds; base {recipe.base.kind}; every round scored {recipe.evaluation.every_round}"
 
 
-def preflight(recipe: Recipe, shape: str, data_root: Path | None, place: Path, push_to: str) -> list[Verdict]:
+def preflight(recipe: Recipe, shape: str, job: Job, markdown: Path, html: Path) -> None:
+    """Run every check, write the verdicts as Markdown and as a page, and stop where one is bad.
+
+    Raises:
+        Med42Error: naming every failed check.
+    """
+    with job.telling("preflight") as facts:
+        verdicts = verdicts_on(recipe, shape, job, markdown)
+        markdown.write_text(as_markdown(verdicts))
+        html.write_text(as_page(recipe, verdicts))
+        if failed := [f"{verdict.check}: {verdict.found}" for verdict in verdicts if not verdict.passed]:
+            raise Med42Error(f"{len(failed)} of {len(verdicts)} checks", "; ".join(failed), "every check to pass", "Nothing was started.")
+        facts["summary"] = f"{len(verdicts)} checks passed"
+
+
+def verdicts_on(recipe: Recipe, shape: str, job: Job, output: Path) -> list[Verdict]:
     """Check a recipe against the machine and the services it will need.
 
     Args:
         recipe: the resolved recipe.
         shape: `shape_of` the recipe that the pipeline was compiled for.
-        data_root: folder of file origins.
-        place: a folder on the disk that the stages write to.
-        push_to: where the model goes, if not where the recipe says.
+        job: where files are looked up, artifacts kept and the model pushed.
+        output: a file on the disk that stages write to.
 
     Returns:
         All verdicts, good and bad.
     """
-    target = push_to.partition(":")[0] or recipe.push.kind
+    target = job.push_to.partition(":")[0] or recipe.push.kind
     needs_hub = target == "hub" or any(isinstance(origin, HubOrigin) for _, origin in _origins(recipe)) or isinstance(recipe.base, HubBase)
     verdicts = [
         Verdict("recipe", True, f"{recipe.name} {recipe_digest(recipe)[:12]}"),
         Verdict("pipeline", shape == shape_of(recipe), shape_of(recipe) if shape == shape_of(recipe) else f"compiled for: {shape}; recipe: {shape_of(recipe)}"),
         _verdict("converters", lambda: _converters(recipe)),
-        _verdict("files", lambda: _files(recipe, data_root)),
-        _disk(recipe, place),
+        _verdict("files", lambda: _files(recipe, job.data_root)),
+        _disk(recipe, job.store or output),
         _memory(recipe),
     ]
-    if target == "directory" and push_to:
-        verdicts.append(_verdict("release folder", lambda: _writable(Path(push_to.partition(":")[2]))))
+    if target == "directory" and job.push_to:
+        verdicts.append(_verdict("release folder", lambda: _writable(Path(job.push_to.partition(":")[2]))))
     if needs_hub:
         verdicts += [_verdict("hub token", lambda: _token(target == "hub")), _verdict("hub", _hub_answers)]
     return verdicts
-
-
-def refuse_failures(verdicts: list[Verdict]) -> None:
-    """Stop where a verdict is bad.
-
-    Raises:
-        Med42Error: naming every failed check.
-    """
-    if failed := [f"{verdict.check}: {verdict.found}" for verdict in verdicts if not verdict.passed]:
-        raise Med42Error(f"{len(failed)} of {len(verdicts)} checks", "; ".join(failed), "every check to pass", "Nothing was started.")
 
 
 def as_markdown(verdicts: list[Verdict]) -> str:

@@ -34,46 +34,47 @@ def med42_v2(experiment: Recipe, profile: Profile) -> Any:
 
     @dsl.pipeline(name=f"med42-{experiment.name.replace('.', '-')}", description=experiment.title)
     def pipeline(recipe: str = resolved, overrides: str = "", push_to: str = "", data_root: str = "", store: str = "", run: str = "") -> None:
-        def task(component: Any, shown_as: str = "", **inputs: Any) -> Any:
-            """A component on its pool, under the name that people read."""
-            placed = place(component(**inputs), component.name.replace("-", "_"), profile, experiment)
-            return placed.set_display_name(shown_as or component.name)
+        def on_its_pool(task: Any, shown_as: str = "") -> Any:
+            """A task where the profile puts it, under the name that people read."""
+            return place(task, profile, experiment).set_display_name(shown_as or task.name)
 
         # Seconds, before any work: is everything there that the recipe will need?
-        checked = task(preflight, recipe=recipe, overrides=overrides, shape=shape, job_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER, run=run,
-                       store=store, data_root=data_root, push_to=push_to).set_caching_options(False)
-        common = {"recipe": checked.outputs["recipe"], "run": checked.outputs["run"], "store": store}
+        checked = preflight(recipe=recipe, overrides=overrides, shape=shape, run=run, run_of_engine=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
+                            store=store, data_root=data_root, push_to=push_to)
+        job = on_its_pool(checked).set_caching_options(False).outputs["job_file"]
+
+        def stage(component: Any, shown_as: str = "", **inputs: Any) -> Any:
+            """Every stage after preflight is told recipe and places by the file that preflight wrote."""
+            return on_its_pool(component(job_file=job, **inputs), shown_as).outputs
 
         # The rows that will be scored come first: nothing that is trained on may hold them.
-        benchmarks = task(prepare_benchmarks, **common, data_root=data_root).outputs["benchmarks"]
+        benchmarks = stage(prepare_benchmarks)["benchmarks"]
         with dsl.ParallelFor(sorted(experiment.sources), name="sources") as source:
-            prepared = task(prepare_source, **common, name=source, data_root=data_root)
-        mix = task(mix_data, **common, sources=dsl.Collected(prepared.outputs["conversations"]), benchmarks=benchmarks).outputs["mix"]
+            conversations = stage(prepare_source, name=source)["conversations"]
+        mix = stage(mix_data, sources=dsl.Collected(conversations), benchmarks=benchmarks)["mix"]
 
         # A random base has its tokenizer trained on the mix; a published one comes with its own.
-        base = task(prepare_base, **common, **({"mix": mix} if isinstance(experiment.base, RandomBase) else {})).outputs["base"]
-        packed = task(pack_data, **common, mix=mix, base=base).outputs["packed"]
-        model = task(train_sft, **common, base=base, packed=packed).outputs["model"]
+        base = stage(prepare_base, **({"mix": mix} if isinstance(experiment.base, RandomBase) else {}))["base"]
+        packed = stage(pack_data, mix=mix, base=base)["packed"]
+        model = stage(train_sft, base=base, packed=packed)["model"]
 
-        def score(label: str, scored: Any, **earlier: Any) -> Any:
+        def score(label: str, **inputs: Any) -> Any:
             """Scores carry those of the models before, so that the last ones tell the whole way."""
-            return task(evaluate_model, shown_as=f"evaluate-{label}", **common, label=label, model=scored, benchmarks=benchmarks, **earlier).outputs["scores"]
+            return stage(evaluate_model, f"evaluate-{label}", label=label, benchmarks=benchmarks, **inputs)["scores"]
 
-        scores = score("sft", model, earlier=score("base", base))
+        scores = score("sft", model=model, earlier=score("base", model=base))
         rounds = len(experiment.dpo.rounds)
         for number in range(1, rounds + 1):
-            pairs = task(build_preferences, shown_as=f"build-preferences-{number}", **common, round_number=number, data_root=data_root,
-                         base=base, benchmarks=benchmarks).outputs["preferences"]
+            pairs = stage(build_preferences, f"build-preferences-{number}", round_number=number, base=base, benchmarks=benchmarks)["preferences"]
             # Each round starts from the last model and takes it as its reference.
-            model = task(train_dpo, shown_as=f"train-dpo-{number}", **common, round_number=number, policy=model, preferences=pairs).outputs["model"]
+            model = stage(train_dpo, f"train-dpo-{number}", round_number=number, policy=model, preferences=pairs)["model"]
             if experiment.evaluation.every_round or number == rounds:
-                scores = score(f"dpo-{number}", model, earlier=scores)
+                scores = score(f"dpo-{number}", model=model, earlier=scores)
 
-        decided = task(decide_release, **common, scores=scores)
-        with dsl.If(decided.outputs["Output"] == True, name="approved"):  # noqa: E712
-            release = task(push_model, **common, push_to=push_to, model=model, decision=decided.outputs["decision"]).outputs["release"]
-            task(seal_audit, **common, subject=release)
+        decided = stage(decide_release, scores=scores)
+        with dsl.If(decided["Output"] == True, name="approved"):  # noqa: E712
+            stage(seal_audit, subject=stage(push_model, model=model, decision=decided["decision"])["release"])
         with dsl.Else(name="refused"):
-            task(seal_audit, **common, subject=decided.outputs["decision"])
+            stage(seal_audit, subject=decided["decision"])
 
     return pipeline

@@ -11,8 +11,9 @@ from med42.recipe import Recipe
 from med42.recipe.schema import Devices
 
 
-def place(task: Any, stage: str, profile: Profile, recipe: Recipe) -> Any:
-    """Give a task its pool's resources, selector and tolerations."""
+def place(task: Any, profile: Profile, recipe: Recipe) -> Any:
+    """Give a task the resources, selector and tolerations of its stage's pool."""
+    stage = task.component_spec.name.replace("-", "_")
     pool = profile.pool(stage)
     if pool.cpu:
         task.set_cpu_request(pool.cpu).set_cpu_limit(pool.cpu)

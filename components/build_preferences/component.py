@@ -1,24 +1,21 @@
 """Build the preference pairs of one DPO round."""
 
 from kfp import dsl
-from kfp.dsl import HTML, Dataset, Input, Metrics, Model, Output
+from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
 
 from components.images import DATA
 
 
 @dsl.component(base_image=DATA, install_kfp_package=False)
 def build_preferences(
-    recipe: str, round_number: int, run: str, store: str, data_root: str, base: Input[Model], benchmarks: Input[Dataset], preferences: Output[Dataset],
+    job_file: Input[Artifact], round_number: int, base: Input[Model], benchmarks: Input[Dataset], preferences: Output[Dataset],
     metrics: Output[Metrics], page: Output[HTML],
 ) -> None:
     """Read the round's preference sets and keep each pair, or the reason why not.
 
     Args:
-        recipe: The resolved recipe as JSON.
+        job_file: Recipe and places, as preflight wrote them.
         round_number: Which round of the recipe, from 1.
-        run: Name of this run in records.
-        store: Folder of finished artifacts to use again; empty for none.
-        data_root: Folder in which files of the recipe are looked up; empty for none.
         base: The base model, for its tokenizer.
         benchmarks: The benchmark rows that must not be trained on.
         preferences: Pairs as text and token ids, and the pairs held out for measuring.
@@ -27,11 +24,10 @@ def build_preferences(
     """
     from pathlib import Path
 
-    from med42.lineage.journal import Job
+    from med42.lineage.journal import read_job
     from med42.lineage.outputs import show
     from med42.preferences.build_preferences import build_preferences as stage
-    from med42.recipe import parse_recipe
 
-    job, root = Job(run, Path(store) if store else None), Path(data_root) if data_root else None
-    record = stage(parse_recipe(recipe), round_number, Path(base.path), Path(benchmarks.path), Path(preferences.path), job, root)
+    recipe, job = read_job(job_file.path)
+    record = stage(recipe, round_number, Path(base.path), Path(benchmarks.path), Path(preferences.path), job)
     show(record, preferences, page, metrics)

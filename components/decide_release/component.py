@@ -7,13 +7,11 @@ from components.images import RELEASE
 
 
 @dsl.component(base_image=RELEASE, install_kfp_package=False)
-def decide_release(recipe: str, run: str, store: str, scores: Input[Artifact], decision: Output[Artifact], page: Output[HTML]) -> bool:
+def decide_release(job_file: Input[Artifact], scores: Input[Artifact], decision: Output[Artifact], page: Output[HTML]) -> bool:
     """Approve or refuse the model behind the last scores.
 
     Args:
-        recipe: The resolved recipe as JSON.
-        run: Name of this run in records.
-        store: Folder of finished artifacts to use again; empty for none.
+        job_file: Recipe and places, as preflight wrote them.
         scores: The last scores, with those of the models before.
         decision: The verdict of every gate.
         page: The verdicts as a page.
@@ -23,11 +21,11 @@ def decide_release(recipe: str, run: str, store: str, scores: Input[Artifact], d
     """
     from pathlib import Path
 
-    from med42.lineage.journal import Job
+    from med42.lineage.journal import read_job
     from med42.lineage.outputs import show
-    from med42.recipe import parse_recipe
     from med42.release.decide_release import decide_release as stage
 
-    record = stage(parse_recipe(recipe), Path(scores.path), Path(decision.path), Job(run, Path(store) if store else None))
+    recipe, job = read_job(job_file.path)
+    record = stage(recipe, Path(scores.path), Path(decision.path), job)
     show(record, decision, page)
     return bool(record.measured["approved"])

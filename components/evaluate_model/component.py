@@ -8,16 +8,14 @@ from components.images import EVALUATE
 
 @dsl.component(base_image=EVALUATE, install_kfp_package=False)
 def evaluate_model(
-    recipe: str, label: str, run: str, store: str, model: Input[Model], benchmarks: Input[Dataset], scores: Output[Artifact], metrics: Output[Metrics],
+    job_file: Input[Artifact], label: str, model: Input[Model], benchmarks: Input[Dataset], scores: Output[Artifact], metrics: Output[Metrics],
     page: Output[HTML], earlier: Input[Artifact] = None,  # type: ignore[assignment]
 ) -> None:
     """Zero-shot log-likelihood scoring of whole answers, beside the models before.
 
     Args:
-        recipe: The resolved recipe as JSON.
+        job_file: Recipe and places, as preflight wrote them.
         label: What this model is called, as base, sft or dpo-1.
-        run: Name of this run in records.
-        store: Folder of finished artifacts to use again; empty for none.
         model: The model.
         benchmarks: The benchmark rows.
         scores: Scores by benchmark and by item, under the protocol's lock.
@@ -28,10 +26,10 @@ def evaluate_model(
     from pathlib import Path
 
     from med42.evaluation.evaluate_model import evaluate_model as stage
-    from med42.lineage.journal import Job
+    from med42.lineage.journal import read_job
     from med42.lineage.outputs import show
-    from med42.recipe import parse_recipe
 
-    job, before = Job(run, Path(store) if store else None), Path(earlier.path) if earlier else None
-    record = stage(parse_recipe(recipe), label, Path(model.path), Path(benchmarks.path), before, Path(scores.path), job)
+    recipe, job = read_job(job_file.path)
+    before = Path(earlier.path) if earlier else None
+    record = stage(recipe, label, Path(model.path), Path(benchmarks.path), before, Path(scores.path), job)
     show(record, scores, page, metrics)

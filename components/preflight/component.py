@@ -1,48 +1,39 @@
 """Check a recipe against the machine and its services before any work."""
 
-from typing import NamedTuple
-
 from kfp import dsl
-from kfp.dsl import HTML, Markdown, Output
+from kfp.dsl import HTML, Artifact, Markdown, Output
 
 from components.images import RELEASE
 
 
 @dsl.component(base_image=RELEASE, install_kfp_package=False)
 def preflight(
-    recipe: str, overrides: str, shape: str, job_name: str, run: str, store: str, data_root: str, push_to: str, verdicts: Output[Markdown], page: Output[HTML]
-) -> NamedTuple("Checked", [("recipe", str), ("run", str)]):  # type: ignore[valid-type]
-    """Apply the overrides, check everything that can be checked in seconds, and hand on the resolved recipe.
+    recipe: str, overrides: str, shape: str, run: str, run_of_engine: str, store: str, data_root: str, push_to: str, job_file: Output[Artifact],
+    verdicts: Output[Markdown], page: Output[HTML],
+) -> None:
+    """Apply the overrides, check in seconds what can be checked, and hand recipe and places to every stage.
 
     Args:
         recipe: The recipe as JSON.
-        overrides: Changes to it, as `key.path=value`, separated by blanks or line breaks.
+        overrides: Changes to it, as `key.path=value`, separated by blanks.
         shape: What of the recipe is built into this pipeline.
-        job_name: The engine's name of this run.
         run: Name of this run in records; empty for the engine's.
+        run_of_engine: The engine's name of this run.
         store: Folder of finished artifacts to use again; empty for none.
         data_root: Folder in which files of the recipe are looked up; empty for none.
-        push_to: Where to push instead of the recipe's place; empty for the recipe's.
+        push_to: directory:PATH or hub:OWNER/NAME; empty for the recipe's place.
+        job_file: Recipe and places.
         verdicts: The table of checks.
         page: The table of checks as a page.
-
-    Returns:
-        recipe: The resolved recipe as JSON.
-        run: The run's name.
     """
     import shlex
     from pathlib import Path
 
-    from med42 import preflight as checks
-    from med42.lineage.journal import Job
-    from med42.recipe import dump_recipe, parse_recipe
+    from med42.lineage.journal import Job, write_job
+    from med42.preflight import preflight as stage
+    from med42.recipe import parse_recipe
 
-    job = Job(run or job_name, Path(store) if store else None)
+    job = Job(run or run_of_engine, Path(store) if store else None, Path(data_root) if data_root else None, push_to)
     resolved = parse_recipe(recipe, shlex.split(overrides))
-    with job.telling("preflight") as facts:
-        results = checks.preflight(resolved, shape, Path(data_root) if data_root else None, Path(store or verdicts.path), push_to)
-        Path(verdicts.path).write_text(checks.as_markdown(results))
-        Path(page.path).write_text(checks.as_page(resolved, results))
-        checks.refuse_failures(results)
-        facts["summary"] = f"{len(results)} checks passed"
-    return (dump_recipe(resolved), job.run)  # type: ignore[return-value]
+    stage(resolved, shape, job, Path(verdicts.path), Path(page.path))
+    write_job(Path(job_file.path), resolved, job)

@@ -30,22 +30,21 @@ class Converter(Protocol):
 
 
 @stage
-def prepare_source(recipe: Recipe, name: str, out: Path, job: Job, data_root: Path | None = None) -> Record:
+def prepare_source(recipe: Recipe, name: str, out: Path, job: Job) -> Record:
     """Read one source of the recipe and write its conversations.
 
     Args:
         recipe: the resolved recipe.
         name: the source's key in the recipe.
         out: folder to make.
-        job: the run and its store.
-        data_root: folder of file origins.
+        job: the run, its store, and where files are looked up.
 
     Raises:
         Med42Error: the source cannot be found or read, has other columns, or gives no conversation.
     """
     source, key = recipe.sources[name], f"sources.{name}"
     converter = find_converter(source.family, key)
-    located = locate(source.origin, data_root, recipe.seed, f"{key}.origin")
+    located = locate(source.origin, job.data_root, recipe.seed, f"{key}.origin")
     settings = source.model_dump(mode="json", exclude={"rows", "weight", "paper_percent"})
     plan = Plan(
         stage="prepare_source", name=f"prepare_source-{name}", kind="conversations",

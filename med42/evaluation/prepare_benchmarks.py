@@ -42,14 +42,14 @@ class Converter(Protocol):
 
 
 @stage
-def prepare_benchmarks(recipe: Recipe, out: Path, job: Job, data_root: Path | None = None) -> Record:
+def prepare_benchmarks(recipe: Recipe, out: Path, job: Job) -> Record:
     """Read every benchmark of the recipe.
 
     Raises:
         Med42Error: a benchmark cannot be found or read, has other columns, or gives no question.
     """
     located = {
-        name: locate(benchmark.origin, data_root, recipe.seed, f"evaluation.benchmarks.{name}.origin")
+        name: locate(benchmark.origin, job.data_root, recipe.seed, f"evaluation.benchmarks.{name}.origin")
         for name, benchmark in recipe.evaluation.benchmarks.items()
     }
     converters = {name: find_converter(benchmark.family, name) for name, benchmark in recipe.evaluation.benchmarks.items()}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 from med42.errors import Med42Error
+from med42.lineage.digest import canonical
 from med42.lineage.journal import Job
 from med42.lineage.provenance import code_digest, commit, machine, package_versions, processors
 from med42.lineage.record import (
@@ -28,6 +29,7 @@ from med42.lineage.record import (
     describe_files,
     differing_files,
     fingerprint,
+    parse_record,
     read_ancestry,
     read_record,
     write_record,
@@ -121,6 +123,8 @@ def _build(plan: Plan, identity: dict[str, Any], ancestry: dict[str, Record], ho
             machine=machine(), processors=processors(), commit=code_commit, dirty=dirty, image=os.environ.get("MED42_IMAGE", ""), observed=outcome.observed,
         )
         record = Record(kind=plan.kind, files=describe_files(draft), measured=outcome.measured, made=made, **identity)
+        # Canonical JSON writes 1.0 as 1: read back once, so that a record is the same wherever it is read from.
+        record = parse_record(canonical(record.model_dump(mode="json")), home)
         write_record(draft, record, ancestry)
         _replace(draft, home)
     finally:

@@ -1,4 +1,4 @@
-"""What a run tells while it works: one plain line in the log, one JSON line in the run's journal."""
+"""The job that a stage is given, and what it tells while it works: a plain line in the log, a JSON line in the journal."""
 
 from __future__ import annotations
 
@@ -10,18 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from med42.recipe import Recipe
+
 
 @dataclass(frozen=True)
 class Job:
     """What every stage is told besides its inputs.
 
+    None of it changes a result: the recipe does, and the digests of what is found.
+
     Attributes:
-        run: name of the run, for records; changes no result.
+        run: name of the run, for records.
         store: folder of finished artifacts that may be used again; None to make all of them.
+        data_root: folder in which files of the recipe are looked up.
+        push_to: `directory:PATH` or `hub:OWNER/NAME`, instead of the recipe's place; empty for that.
     """
 
     run: str
     store: Path | None = None
+    data_root: Path | None = None
+    push_to: str = ""
 
     @property
     def journal(self) -> Path | None:
@@ -49,6 +57,19 @@ class Job:
             self.tell(name, "failed", error=type(error).__name__, message=str(error))
             raise
         self.tell(name, "finished", seconds=round(time.monotonic() - clock, 2), **facts)
+
+
+def write_job(path: Path, recipe: Recipe, job: Job) -> None:
+    """Write the file that hands recipe and job from stage to stage."""
+    told = {"run": job.run, "store": str(job.store or ""), "data_root": str(job.data_root or ""), "push_to": job.push_to}
+    path.write_text(json.dumps({"recipe": recipe.model_dump(mode="json"), **told}, indent=1) + "\n")
+
+
+def read_job(path: str) -> tuple[Recipe, Job]:
+    """Read recipe and job from the file that `preflight` wrote."""
+    told = json.loads(Path(path).read_text())
+    folders = {key: Path(told[key]) if told[key] else None for key in ("store", "data_root")}
+    return Recipe.model_validate(told["recipe"]), Job(told["run"], folders["store"], folders["data_root"], told["push_to"])
 
 
 class Progress:

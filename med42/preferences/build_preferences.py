@@ -49,7 +49,7 @@ class Converter(Protocol):
 
 
 @stage
-def build_preferences(recipe: Recipe, round_number: int, base: Path, benchmarks: Path, out: Path, job: Job, data_root: Path | None = None) -> Record:
+def build_preferences(recipe: Recipe, round_number: int, base: Path, benchmarks: Path, out: Path, job: Job) -> Record:
     """Build the pairs of one round (1-based).
 
     Args:
@@ -58,15 +58,14 @@ def build_preferences(recipe: Recipe, round_number: int, base: Path, benchmarks:
         base: the base model, for its tokenizer.
         benchmarks: the benchmark rows, which no pair may hold.
         out: folder to make.
-        job: the run and its store.
-        data_root: folder of file origins.
+        job: the run, its store, and where files are looked up.
 
     Raises:
         Med42Error: a set cannot be found or read, or no pair is left.
     """
     names = [*recipe.dpo.rounds[round_number - 1], *recipe.dpo.held_out]
     sources = {name: recipe.preferences[name] for name in names}
-    located = {name: locate(source.origin, data_root, recipe.seed, f"preferences.{name}.origin") for name, source in sources.items()}
+    located = {name: locate(source.origin, job.data_root, recipe.seed, f"preferences.{name}.origin") for name, source in sources.items()}
     plan = Plan(
         stage="build_preferences", name=f"build_preferences-{round_number}", kind="preferences",
         parameters={

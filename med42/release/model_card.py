@@ -57,8 +57,8 @@ def model_card(recipe: Recipe, record: Record, ancestry: dict[str, Record]) -> s
         f"# {recipe.title}",
         f"Made by the recipe `{recipe.name}` (for {recipe.use} use). `record.json` beside this card names every input of it by digest.",
     ]
-    if recipe.base.kind == "random" or any(isinstance(source.origin, InventedOrigin) for source in recipe.sources.values()):
-        sections.append("**A demonstration:** it was trained on invented facts or from random weights, and knows no medicine.")
+    if invented := [name for name, source in recipe.sources.items() if isinstance(source.origin, InventedOrigin)]:
+        sections.append(f"**A demonstration, not for use:** the facts of {', '.join(sorted(invented))} are invented.")
     sections += ["## Base and licence", _base(recipe, line)]
     if mixes := line.get("mix_data"):
         sections += ["## Data", _data(recipe, mixes[-1])]
