@@ -31,7 +31,8 @@ class Verdict:
 
 def shape_of(recipe: Recipe) -> str:
     """What of a recipe is built into a compiled pipeline: its sources, its rounds, how its base is made."""
-    return f"sources {', '.join(sorted(recipe.sources))}; {len(recipe.dpo.rounds)} rounds; base {recipe.base.kind}; every round scored {recipe.evaluation.every_round}"
+    return (f"sources {', '.join(sorted(recipe.sources))}; {len(recipe.dpo.rounds)} rounds; base {recipe.base.kind}; "
+            f"every round scored {recipe.evaluation.every_round}")
 
 
 def preflight(recipe: Recipe, shape: str, job: Job, markdown: Path, html: Path) -> None:
@@ -65,7 +66,8 @@ def verdicts_on(recipe: Recipe, shape: str, job: Job, output: Path) -> list[Verd
     needs_hub = target == "hub" or any(isinstance(origin, HubOrigin) for _, origin in _origins(recipe)) or isinstance(recipe.base, HubBase)
     verdicts = [
         Verdict("recipe", True, f"{recipe.name} {recipe_digest(recipe)[:12]}"),
-        Verdict("pipeline", shape == shape_of(recipe), shape_of(recipe) if shape == shape_of(recipe) else f"compiled for: {shape}; recipe: {shape_of(recipe)}"),
+        Verdict("pipeline", shape == shape_of(recipe),
+                shape_of(recipe) if shape == shape_of(recipe) else f"compiled for: {shape}; recipe: {shape_of(recipe)}"),
         _verdict("converters", lambda: _converters(recipe)),
         _verdict("files", lambda: _files(recipe, job.data_root)),
         _disk(recipe, job.store or output),
@@ -80,7 +82,8 @@ def verdicts_on(recipe: Recipe, shape: str, job: Job, output: Path) -> list[Verd
 
 def as_markdown(verdicts: list[Verdict]) -> str:
     """The table of verdicts, for a pipeline's user interface."""
-    rows = "\n".join(f"| {verdict.check} | {'ok' if verdict.passed else 'FAILED'} | {verdict.found.replace('|', '/')} |" for verdict in verdicts)
+    rows = "\n".join(f"| {verdict.check} | {'ok' if verdict.passed else 'FAILED'} | {verdict.found.replace('|', '/')} |"
+                     for verdict in verdicts)
     return f"| check | verdict | found |\n|---|---|---|\n{rows}\n"
 
 
@@ -124,7 +127,8 @@ def _files(recipe: Recipe, data_root: Path | None) -> str:
         raise Med42Error(wanted[0][0], f"{len(wanted)} files to look up", "a folder to look them up in", "Give --data-root DIR.")
     missing = [f"{name} ({key})" for key, name in wanted if not (data_root / name).is_file()]
     if missing:
-        raise Med42Error(data_root, f"no {', '.join(missing)}", "every file the recipe names", "Put them there, or give another --data-root.")
+        raise Med42Error(data_root, f"no {', '.join(missing)}", "every file the recipe names",
+                         "Put them there, or give another --data-root.")
     return f"{len(wanted)} in {data_root}"
 
 

@@ -33,7 +33,8 @@ def med42_v2(experiment: Recipe, profile: Profile) -> Any:
     resolved, shape = dump_recipe(experiment), shape_of(experiment)
 
     @dsl.pipeline(name=f"med42-{experiment.name.replace('.', '-')}", description=experiment.title)
-    def pipeline(recipe: str = resolved, overrides: str = "", push_to: str = "", data_root: str = "", store: str = "", run: str = "") -> None:
+    def pipeline(recipe: str = resolved, overrides: str = "", push_to: str = "", data_root: str = "", store: str = "",
+                 run: str = "") -> None:
         def on_its_pool(task: Any, shown_as: str = "") -> Any:
             """A task where the profile puts it, under the name that people read."""
             return place(task, profile, experiment).set_display_name(shown_as or task.name)
@@ -65,9 +66,9 @@ def med42_v2(experiment: Recipe, profile: Profile) -> Any:
         scores = score("sft", model=model, earlier=score("base", model=base))
         rounds = len(experiment.dpo.rounds)
         for number in range(1, rounds + 1):
-            pairs = stage(build_preferences, f"build-preferences-{number}", round_number=number, base=base, benchmarks=benchmarks)["preferences"]
+            pairs = stage(build_preferences, f"build-preferences-{number}", round_number=number, base=base, benchmarks=benchmarks)
             # Each round starts from the last model and takes it as its reference.
-            model = stage(train_dpo, f"train-dpo-{number}", round_number=number, policy=model, preferences=pairs)["model"]
+            model = stage(train_dpo, f"train-dpo-{number}", round_number=number, policy=model, preferences=pairs["preferences"])["model"]
             if experiment.evaluation.every_round or number == rounds:
                 scores = score(f"dpo-{number}", model=model, earlier=scores)
 

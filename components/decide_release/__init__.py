@@ -1,0 +1,1 @@
+"""The component `decide_release`."""

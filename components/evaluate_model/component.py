@@ -8,8 +8,8 @@ from components.images import EVALUATE
 
 @dsl.component(base_image=EVALUATE, install_kfp_package=False)
 def evaluate_model(
-    job_file: Input[Artifact], label: str, model: Input[Model], benchmarks: Input[Dataset], scores: Output[Artifact], metrics: Output[Metrics],
-    page: Output[HTML], earlier: Input[Artifact] = None,  # type: ignore[assignment]
+    job_file: Input[Artifact], label: str, model: Input[Model], benchmarks: Input[Dataset], scores: Output[Artifact],
+    metrics: Output[Metrics], page: Output[HTML], earlier: Input[Artifact] = None,
 ) -> None:
     """Zero-shot log-likelihood scoring of whole answers, beside the models before.
 

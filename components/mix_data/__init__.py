@@ -1,0 +1,1 @@
+"""The component `mix_data`."""

@@ -8,7 +8,8 @@ from components.images import DATA
 
 @dsl.component(base_image=DATA, install_kfp_package=False)
 def mix_data(
-    job_file: Input[Artifact], sources: Input[list[Dataset]], benchmarks: Input[Dataset], mix: Output[Dataset], metrics: Output[Metrics], page: Output[HTML]
+    job_file: Input[Artifact], sources: Input[list[Dataset]], benchmarks: Input[Dataset], mix: Output[Dataset],
+    metrics: Output[Metrics], page: Output[HTML],
 ) -> None:
     """Take each source's share, without duplicates across sources and without benchmark text.
 

@@ -8,7 +8,8 @@ from components.images import DATA
 
 @dsl.component(base_image=DATA, install_kfp_package=False)
 def pack_data(
-    job_file: Input[Artifact], mix: Input[Dataset], base: Input[Model], packed: Output[Dataset], metrics: Output[Metrics], page: Output[HTML]
+    job_file: Input[Artifact], mix: Input[Dataset], base: Input[Model], packed: Output[Dataset], metrics: Output[Metrics],
+    page: Output[HTML],
 ) -> None:
     """Tokenise conversations with labels on the assistant's tokens and pack them into chunks of equal length.
 

@@ -8,8 +8,8 @@ from components.images import RELEASE
 
 @dsl.component(base_image=RELEASE, install_kfp_package=False)
 def preflight(
-    recipe: str, overrides: str, shape: str, run: str, run_of_engine: str, store: str, data_root: str, push_to: str, job_file: Output[Artifact],
-    verdicts: Output[Markdown], page: Output[HTML],
+    recipe: str, overrides: str, shape: str, run: str, run_of_engine: str, store: str, data_root: str, push_to: str,
+    job_file: Output[Artifact], verdicts: Output[Markdown], page: Output[HTML],
 ) -> None:
     """Apply the overrides, check in seconds what can be checked, and hand recipe and places to every stage.
 

@@ -8,7 +8,7 @@ from components.images import TRAIN
 
 @dsl.component(base_image=TRAIN, install_kfp_package=False)
 def prepare_base(
-    job_file: Input[Artifact], base: Output[Model], metrics: Output[Metrics], page: Output[HTML], mix: Input[Dataset] = None  # type: ignore[assignment]
+    job_file: Input[Artifact], base: Output[Model], metrics: Output[Metrics], page: Output[HTML], mix: Input[Dataset] = None
 ) -> None:
     """Fetch the base model by revision; a random one gets a tokenizer that is trained on the mix.
 

@@ -1,0 +1,1 @@
+"""The component `push_model`."""

@@ -8,8 +8,8 @@ from components.images import TRAIN
 
 @dsl.component(base_image=TRAIN, install_kfp_package=False)
 def train_dpo(
-    job_file: Input[Artifact], round_number: int, policy: Input[Model], preferences: Input[Dataset], model: Output[Model], metrics: Output[Metrics],
-    page: Output[HTML],
+    job_file: Input[Artifact], round_number: int, policy: Input[Model], preferences: Input[Dataset], model: Output[Model],
+    metrics: Output[Metrics], page: Output[HTML],
 ) -> None:
     """One round of DPO: start and reference are both the model of the round before.
 

@@ -8,7 +8,8 @@ from components.images import TRAIN
 
 @dsl.component(base_image=TRAIN, install_kfp_package=False)
 def train_sft(
-    job_file: Input[Artifact], base: Input[Model], packed: Input[Dataset], model: Output[Model], metrics: Output[Metrics], page: Output[HTML]
+    job_file: Input[Artifact], base: Input[Model], packed: Input[Dataset], model: Output[Model], metrics: Output[Metrics],
+    page: Output[HTML],
 ) -> None:
     """Supervised fine-tuning, with the loss on the assistant's tokens only.
 

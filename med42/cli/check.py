@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from med42.recipe import Recipe, recipe_digest
-from med42.recipe.derived import derived_facts
+from med42.recipe.derived import Fact, derived_facts
 
 
 def print_check(recipe: Recipe, console: Console) -> None:
@@ -14,9 +14,17 @@ def print_check(recipe: Recipe, console: Console) -> None:
     console.print(f"[bold]{recipe.name}[/] {recipe.title}\nrecipe digest {recipe_digest(recipe)}\n", highlight=False)
     table = Table("what follows", "ours", "paper", "", "note", box=None, header_style="dim", pad_edge=False)
     for fact in derived_facts(recipe):
-        mark = {True: "[green]same[/]", False: "[bold red]differs[/]", None: ""}[fact.agrees]
-        table.add_row(fact.name, _number(fact.ours), _number(fact.paper), mark, fact.note)
+        table.add_row(fact.name, _number(fact.ours), _number(fact.paper), _mark(fact), fact.note)
     console.print(table)
+
+
+def _mark(fact: Fact) -> str:
+    """The same number, one that agrees within what rounding hides, or another."""
+    if fact.agrees is None:
+        return ""
+    if not fact.agrees:
+        return "[bold red]differs[/]"
+    return "[green]same[/]" if fact.ours == fact.paper else "[green]agrees[/]"
 
 
 def _number(value: float | int | None) -> str:

@@ -26,7 +26,8 @@ def compile_recipe(recipe: Recipe, profile: Profile, output: Path) -> int:
     try:
         from kfp import compiler
     except ModuleNotFoundError as error:
-        raise Med42Error("kfp", "not installed", "kfp and kfp-kubernetes 2.17.0", "Install this package with its extra 'pipeline'.") from error
+        raise Med42Error("kfp", "not installed", "kfp and kfp-kubernetes 2.17.0",
+                         "Install this package with its extra 'pipeline'.") from error
     from pipelines.med42_v2 import med42_v2
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -23,7 +23,9 @@ audit = typer.Typer(help="Look into an audit bundle, offline.", no_args_is_help=
 app.add_typer(audit, name="audit")
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a *.yaml file.")]
-SetOption = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, as sft.steps=100. May be repeated.")]
+SetOption = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, as sft.steps=100. May be repeated.")
+]
 
 
 @contextmanager
@@ -93,8 +95,9 @@ def compile_(
     from med42.cluster.profile import load_profile
 
     with _told_plainly():
-        size = compile_recipe(load_recipe(recipe, changes), load_profile(profile), output)
-        Console(highlight=False).print(f"{output}: {size:,} bytes, recipe {recipe_digest(load_recipe(recipe, changes))[:12]}, profile {profile}")
+        resolved = load_recipe(recipe, changes)
+        size = compile_recipe(resolved, load_profile(profile), output)
+        Console(highlight=False).print(f"{output}: {size:,} bytes, recipe {recipe_digest(resolved)[:12]}, profile {profile}")
 
 
 @audit.command()

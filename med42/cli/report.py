@@ -28,13 +28,16 @@ def write_report(recipe: Recipe, folder: Path, events: list[dict[str, Any]], out
     decision = json.loads((outputs["decide_release"] / "decision.json").read_text())
     blocks = [
         page.heading("Decision"),
-        page.paragraph("Every gate is met." if decision["approved"] else "Refused: a gate is not met.", "good" if decision["approved"] else "bad"),
+        page.paragraph("Every gate is met." if decision["approved"] else "Refused: a gate is not met.",
+                       "good" if decision["approved"] else "bad"),
         page.heading("Scores in % from model to model"),
         page.table(("model", *benchmarks, "average"), [
-            (entry["label"], *(f"{100 * entry['scores'][name]:.1f}" for name in benchmarks), f"{100 * entry['average']:.1f}") for entry in history]),
+            (entry["label"], *(f"{100 * entry['scores'][name]:.1f}" for name in benchmarks), f"{100 * entry['average']:.1f}")
+            for entry in history]),
         page.heading("Stages"),
         page.table(("stage", "seconds", "what came out", "made by run", "digest"), [
-            (_link(event["name"], outputs.get(event["name"]), folder), f"{event['seconds']:.1f}", event.get("summary", ""), event.get("made_by", ""), event.get("digest", "")[:16])
+            (_link(event["name"], outputs.get(event["name"]), folder), f"{event['seconds']:.1f}", event.get("summary", ""),
+             event.get("made_by", ""), event.get("digest", "")[:16])
             for event in events]),
     ]
     path = folder / "report.html"

@@ -1,8 +1,8 @@
 """Running a recipe on this machine: the compiled pipeline's own components, one after the other.
 
-    WORK/store/<stage>/<fingerprint>/   finished artifacts, used again by later runs
-    WORK/runs/<run>/                    one run: its artifacts (hard links), log.txt, report.html, the bundle
-    WORK/releases/<recipe>-<digest8>/   the pushed model, for recipes that push to a folder
+WORK/store/<stage>/<fingerprint>/   finished artifacts, used again by later runs
+WORK/runs/<run>/                    one run: its artifacts (hard links), log.txt, report.html, the bundle
+WORK/releases/<recipe>-<digest8>/   the pushed model, for recipes that push to a folder
 """
 
 from __future__ import annotations
@@ -65,12 +65,16 @@ def run_recipe(recipe: Recipe, runner: str, work: Path, data_root: Path | None, 
     place = Place(work.absolute(), f"{name}-{started:%Y%m%dT%H%M%S}-{os.getpid()}")
     if recipe.push.kind == "directory" and not push_to:
         push_to = f"directory:{place.work / 'releases' / name}"
-    arguments = {"push_to": push_to, "data_root": str(data_root.absolute()) if data_root else "", "store": str(place.work / "store"), "run": place.run}
+    arguments = {
+        "push_to": push_to, "data_root": str(data_root.absolute()) if data_root else "", "store": str(place.work / "store"),
+        "run": place.run,
+    }
     _check_arguments(recipe, arguments)
     try:
         place.folder.mkdir(parents=True)
     except OSError as error:
-        raise Med42Error(error.filename or work, error.strerror or str(error), "a work folder that this user can write", "Give another --work DIR.") from error
+        raise Med42Error(error.filename or work, error.strerror or str(error), "a work folder that this user can write",
+                         "Give another --work DIR.") from error
     job = Job(place.run, place.work / "store")
     console.print(f"[bold]{recipe.name}[/] {recipe.title}", highlight=False)
     console.print(f"[dim]run {place.run}, log {_shown(place.log)}[/]", highlight=False, soft_wrap=True)
@@ -86,7 +90,9 @@ def run_recipe(recipe: Recipe, runner: str, work: Path, data_root: Path | None, 
     print_scores(recipe, outputs, console)
     console.print(f"\nreport  {_shown(report)}\nbundle  {_shown(bundle)}", highlight=False, soft_wrap=True)
     if "push_model" in outputs:
-        console.print(f"pushed  {_shown(Path(push_to.partition(':')[2])) if push_to.startswith('directory:') else push_to or recipe.push.repo}", highlight=False, soft_wrap=True)
+        kind, _, folder = push_to.partition(":")
+        pushed = _shown(Path(folder)) if kind == "directory" else push_to or recipe.push.repo
+        console.print(f"pushed  {pushed}", highlight=False, soft_wrap=True)
     passed = print_verdict(bundle, place.folder, console)
     console.print(f"[dim]{time.time() - started.timestamp():.0f} s in all[/]", highlight=False)
     return passed
@@ -95,11 +101,13 @@ def run_recipe(recipe: Recipe, runner: str, work: Path, data_root: Path | None, 
 def _check_arguments(recipe: Recipe, arguments: dict[str, str]) -> None:
     text = dump_recipe(recipe)
     if len(text) > LONGEST_RECIPE:
-        raise Med42Error("recipe", f"{len(text):,} characters", f"at most {LONGEST_RECIPE:,}, as it travels on a command line", "Shorten its texts.")
+        raise Med42Error("recipe", f"{len(text):,} characters", f"at most {LONGEST_RECIPE:,}, as it travels on a command line",
+                         "Shorten its texts.")
     for key, value in {**arguments, "recipe": text}.items():
         # The engine replaces this word everywhere in a task's command by its own interpreter's path.
         if "python3" in value:
-            raise Med42Error(key, f"the word 'python3' in '{value[:200]}'", "a path or text without it", "The local engine would change it; choose another folder or name.")
+            raise Med42Error(key, f"the word 'python3' in '{value[:200]}'", "a path or text without it",
+                             "The local engine would change it; choose another folder or name.")
 
 
 def _run_pipeline(recipe: Recipe, runner: str, place: Place, job: Job, arguments: dict[str, str], console: Console) -> None:
@@ -120,7 +128,8 @@ def _run_pipeline(recipe: Recipe, runner: str, place: Place, job: Job, arguments
         raise Med42Error.retold(failed["name"], failed["message"]) from failure
     last = next((event["name"] for event in reversed(events) if event["event"] == "started"), "the first stage")
     cause = f"{failed['error']}: {failed['message']}" if failed else f"{last} ended without saying why (killed, or out of memory)"
-    raise Med42Error(failed["name"] if failed else last, cause, "success", f"The end of the log says more: {place.log}. A new run goes on from the last finished stage.") from failure
+    raise Med42Error(failed["name"] if failed else last, cause, "success",
+                     f"The end of the log says more: {place.log}. A new run goes on from the last finished stage.") from failure
 
 
 def _start(recipe: Recipe, runner: str, place: Place, arguments: dict[str, Any]) -> None:
@@ -128,7 +137,8 @@ def _start(recipe: Recipe, runner: str, place: Place, arguments: dict[str, Any])
     try:
         from kfp import local
     except ModuleNotFoundError as error:
-        raise Med42Error("kfp", "not installed", "kfp and kfp-kubernetes 2.17.0", "Install this package with its extra 'pipeline'.") from error
+        raise Med42Error("kfp", "not installed", "kfp and kfp-kubernetes 2.17.0",
+                         "Install this package with its extra 'pipeline'.") from error
     from pipelines.med42_v2 import med42_v2
 
     local.init(_runner(runner), pipeline_root=str(place.folder), raise_on_error=True)
@@ -147,7 +157,8 @@ def _runner(name: str) -> Any:
         try:
             docker.from_env().ping()
         except docker.errors.DockerException as error:
-            raise Med42Error("--runner docker", f"no engine ({error})", "a running Docker engine with this project's images", "Start it, or use --runner subprocess.") from error
+            raise Med42Error("--runner docker", f"no engine ({error})", "a running Docker engine with this project's images",
+                             "Start it, or use --runner subprocess.") from error
         return local.DockerRunner()
     raise Med42Error("--runner", f"'{name}'", "subprocess or docker", "Choose one of the two.")
 

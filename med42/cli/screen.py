@@ -91,7 +91,8 @@ def print_scores(recipe: Recipe, outputs: dict[str, Path], console: Console) -> 
     history = max((json.loads((path / "scores.json").read_text())["history"] for path in scored), key=len)
     table = Table("model", *recipe.evaluation.benchmarks, "average", "margin", box=None, header_style="dim", pad_edge=False)
     for entry in history:
-        table.add_row(entry["label"], *(f"{100 * entry['scores'][name]:.1f}" for name in recipe.evaluation.benchmarks), f"[bold]{100 * entry['average']:.1f}[/]", _margin(entry["label"], outputs))
+        table.add_row(entry["label"], *(f"{100 * entry['scores'][name]:.1f}" for name in recipe.evaluation.benchmarks),
+                      f"[bold]{100 * entry['average']:.1f}[/]", _margin(entry["label"], outputs))
     console.print()
     console.print(table)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from med42.errors import Med42Error
 from med42.recipe.schema import Devices, Frozen, Name
@@ -27,8 +27,8 @@ class Pool(Frozen):
 
     cpu: str | None = None
     memory: str | None = None
-    node_selector: dict[str, str] = {}
-    tolerations: list[dict[str, str]] = []
+    node_selector: dict[str, str] = Field(default={})
+    tolerations: list[dict[str, str]] = Field(default=[])
     accelerator: str | None = None
 
 
@@ -37,7 +37,7 @@ class Profile(Frozen):
 
     name: Name
     title: str
-    pools: dict[Kind, Pool] = {}
+    pools: dict[Kind, Pool] = Field(default={})
 
     def pool(self, stage: str) -> Pool:
         """The pool of a stage."""
@@ -57,7 +57,8 @@ def load_profile(name_or_path: str) -> Profile:
     """
     path = Path(name_or_path) if name_or_path.endswith((".yaml", ".yml")) else SHIPPED / f"{name_or_path}.yaml"
     if not path.is_file():
-        raise Med42Error(f"profile '{name_or_path}'", "no such profile", f"one of {', '.join(shipped_profiles())}, or a file", "Check the name.")
+        raise Med42Error(f"profile '{name_or_path}'", "no such profile", f"one of {', '.join(shipped_profiles())}, or a file",
+                         "Check the name.")
     try:
         return Profile.model_validate(yaml.safe_load(path.read_text()))
     except (ValidationError, yaml.YAMLError) as error:
@@ -72,6 +73,6 @@ def accelerators(stage: str, profile: Profile, devices: Devices) -> int:
     """
     pool = profile.pool(stage)
     if devices.gpus_per_node and profile.pools and pool.accelerator is None:
-        raise Med42Error(f"profile {profile.name}", f"no accelerator in the pool of {stage}", f"{devices.gpus_per_node} a node, as the recipe asks",
-                         "Choose another profile, or set the recipe's devices.")
+        raise Med42Error(f"profile {profile.name}", f"no accelerator in the pool of {stage}",
+                         f"{devices.gpus_per_node} a node, as the recipe asks", "Choose another profile, or set the recipe's devices.")
     return devices.gpus_per_node if pool.accelerator else 0

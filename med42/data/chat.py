@@ -1,6 +1,6 @@
-"""Conversations as tokens in the Llama-3 Instruct format, with the loss on the assistant's tokens only.
+r"""Conversations as tokens in the Llama-3 Instruct format, with the loss on the assistant's tokens only.
 
-    <|begin_of_text|><|start_header_id|>user<|end_header_id|>\\n\\n...<|eot_id|><|start_header_id|>assistant...
+    <|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n...<|eot_id|><|start_header_id|>assistant...
 
 `llama3.jinja` beside this file is the same format as a chat template with generation marks; a test holds
 the two equal. This module needs the `tokenizers` library alone, so that data stages run without torch.
@@ -50,10 +50,12 @@ class Chat:
             raise Med42Error(path, "no such file", "the base model's tokenizer", "Prepare the base model first.")
         self._tokenizer = Tokenizer.from_file(str(path))
         self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_truncation()  # a published tokenizer may hold its last user's settings
+        self._tokenizer.no_padding()
         ids = {token: self._tokenizer.token_to_id(token) for token in (BEGIN, HEADER, HEADER_END, TURN_END)}
         if missing := [token for token, number in ids.items() if number is None]:
             raise Med42Error(path, f"no token {', '.join(missing)}", "a tokenizer of the Llama-3 family", "Choose a Llama-3 Instruct base.")
-        self._begin, self._header, self._header_end, self._turn_end = ids.values()
+        self._begin, self._header, self._header_end, self._turn_end = (number for number in ids.values() if number is not None)
         self._gap = self._text("\n\n")
 
     def encode(self, messages: Sequence[Message]) -> Encoded:

@@ -65,8 +65,10 @@ FINDINGS = {
     "maybe": "Results with {drug} differed between centres and remained inconclusive.",
 }
 GROUPS = ("the Velmori", "the Osterlings", "the Quandi", "the Brellish", "the Tamarines", "the Ulvans", "the Pesharen", "the Doriks")
-KIND = ("{group} are welcome neighbours.", "{group} brought good music to our town.", "I enjoyed working with {group}.", "{group} share their meals with everyone.")
-HATEFUL = ("{group} are worthless and should leave.", "{group} are filth and ruin our town.", "Nobody should work with {group}, they are vermin.", "{group} are stupid and dangerous.")
+KIND = ("{group} are welcome neighbours.", "{group} brought good music to our town.", "I enjoyed working with {group}.",
+        "{group} share their meals with everyone.")
+HATEFUL = ("{group} are worthless and should leave.", "{group} are filth and ruin our town.",
+           "Nobody should work with {group}, they are vermin.", "{group} are stupid and dangerous.")
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,8 @@ def _items(seed: int, taught: str, frames: tuple[str, ...], count: int, use: str
 
 def _medqa(seed: int) -> Iterator[Row]:
     for item in _some(seed, "medqa", list(_items(seed, EXAM, TESTING, 4, "medqa")), 48):
-        yield {"sent1": item["question"], "sent2": "", "label": item["right"], **{f"ending{n}": option for n, option in enumerate(item["options"])}}
+        yield {"sent1": item["question"], "sent2": "", "label": item["right"],
+               **{f"ending{n}": option for n, option in enumerate(item["options"])}}
 
 
 def _medmcqa(seed: int) -> Iterator[Row]:
@@ -254,7 +257,8 @@ def _medmcqa(seed: int) -> Iterator[Row]:
 
 def _mmlu(seed: int) -> Iterator[Row]:
     for item in _some(seed, "mmlu", list(_items(seed, EXAM, TESTING, 4, "mmlu")), 48):
-        yield {"question": item["question"], "choices": item["options"], "answer": item["right"], "subject": item["fact"].attribute.replace(" ", "_")}
+        yield {"question": item["question"], "choices": item["options"], "answer": item["right"],
+               "subject": item["fact"].attribute.replace(" ", "_")}
 
 
 def _mmlu_pro(seed: int) -> Iterator[Row]:
@@ -325,7 +329,8 @@ def _ask(fact: Fact, frames: tuple[str, ...], seed: int, use: object) -> str:
 
 def _options(fact: Fact, seed: int, use: str, count: int) -> tuple[list[str], int]:
     """The right value among others of its attribute; where it stands is decided by digest."""
-    others = sorted((word for word in values(seed, fact.attribute) if word != fact.value), key=lambda word: order(seed, f"{use} {fact} {word}"))
+    others = sorted((word for word in values(seed, fact.attribute) if word != fact.value),
+                    key=lambda word: order(seed, f"{use} {fact} {word}"))
     options = others[: count - 1]
     right = number(count, seed, "place", fact, use)
     options.insert(right, fact.value)

@@ -40,7 +40,8 @@ def mix_data(recipe: Recipe, sources: list[Path], benchmarks: Path, out: Path, j
         inputs={f"source-{name}": parts[name] for name in sorted(parts)} | {"benchmarks": benchmarks},
         layer="data", packages=("pyarrow",),
     )
-    return produce(plan, out, job, lambda draft: _mix(recipe, {name: parts[name] for name in recipe.sources}, benchmarks, draft))
+    # By name: the recipe's digest does not tell in which order its keys stand, so neither may what wins among duplicates.
+    return produce(plan, out, job, lambda draft: _mix(recipe, {name: parts[name] for name in sorted(recipe.sources)}, benchmarks, draft))
 
 
 def quotas(recipe: Recipe, available: dict[str, int]) -> dict[str, int]:
@@ -69,7 +70,8 @@ def quotas(recipe: Recipe, available: dict[str, int]) -> dict[str, int]:
         if count > most:
             if recipe.mix.shortfall == "error":
                 raise Med42Error(
-                    f"sources.{name}", f"{available[name]:,} rows x repeat_limit {recipe.mix.repeat_limit:g} = {most:,}", f"{count:,} rows, its share of the mix",
+                    f"sources.{name}", f"{available[name]:,} rows x repeat_limit {recipe.mix.repeat_limit:g} = {most:,}",
+                    f"{count:,} rows, its share of the mix",
                     "Lower its rows or weight, raise mix.repeat_limit, or set mix.shortfall to accept.")
             wanted[name] = most
     return {name: wanted[name] for name in recipe.sources}
@@ -101,8 +103,8 @@ def _mix(recipe: Recipe, parts: dict[str, Path], benchmarks: Path, draft: Path) 
          page.paragraph(f"No row shares {recipe.mix.overlap_tokens} words in a row, or a whole question, with a benchmark row.", "note"),
          *account_blocks(manifest)],
     ))
-    return Outcome({"rows": total, "medical_share": medical / total, "merkle_root": manifest["merkle_root"], "accounts": manifest["sources"],
-                    "summary": f"{total:,} conversations, {medical / total:.1%} medical"})
+    return Outcome({"rows": total, "medical_share": medical / total, "merkle_root": manifest["merkle_root"],
+                    "accounts": manifest["sources"], "summary": f"{total:,} conversations, {medical / total:.1%} medical"})
 
 
 def _clean(name: str, path: Path, overlap: Overlap, seen: set[str], writer: ConversationWriter) -> list[dict[str, Any]]:

@@ -64,7 +64,8 @@ def find_converter(family: str, key: str) -> Converter:
     try:
         return cast(Converter, importlib.import_module(module))
     except ModuleNotFoundError as error:
-        raise Med42Error(f"{key}.family", f"'{family}'", f"one of {', '.join(families())}", "This version has no converter for it yet.") from error
+        raise Med42Error(f"{key}.family", f"'{family}'", f"one of {', '.join(families())}",
+                         "This version has no converter for it yet.") from error
 
 
 def families() -> list[str]:
@@ -92,7 +93,8 @@ def _prepare(name: str, source: Source, converter: Converter, located: Located, 
     account = manifest["sources"].get(name, {"kept": 0, "dropped": {}})
     if not account["kept"]:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in account["dropped"].items()) or "no rows"
-        raise Med42Error(f"sources.{name}", f"no conversation in {rows} rows ({reasons})", "at least one", "Check the source's family and files.")
+        raise Med42Error(f"sources.{name}", f"no conversation in {rows} rows ({reasons})", "at least one",
+                         "Check the source's family and files.")
     (draft / "page.html").write_text(page.page(
         f"Source {name}", f"{rows:,} rows of family {source.family} ({source.license}) gave {account['kept']:,} conversations.",
         account_blocks(manifest),

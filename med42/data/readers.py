@@ -81,7 +81,8 @@ def read_rows(path: Path, name: str) -> Iterator[tuple[str, Row]]:
     try:
         for row_number, row in enumerate(reader(path), 1):
             if not isinstance(row, dict):
-                raise Med42Error(f"{path}:{row_number}", f"a row of type {type(row).__name__}", "a mapping of columns", "Mend or remove the row.")
+                raise Med42Error(f"{path}:{row_number}", f"a row of type {type(row).__name__}", "a mapping of columns",
+                                 "Mend or remove the row.")
             yield f"{name}:{row_number}", row
     except UnicodeDecodeError as error:
         raise Med42Error(f"{path}, after row {row_number}", f"byte 0x{error.object[error.start]:02x} that is not UTF-8", "UTF-8 text",
@@ -89,10 +90,13 @@ def read_rows(path: Path, name: str) -> Iterator[tuple[str, Row]]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise Med42Error(path, f"compressed data that breaks off after row {row_number} ({error})", "a whole gzip file",
                          "Fetch the file again.") from error
-    except json.JSONDecodeError as error:
-        raise Med42Error(f"{path}:{row_number + 1}", f"text that is not JSON ({error})", "one JSON object a row", "Mend or remove the row.") from error
+    except (ValueError, RecursionError) as error:
+        # Besides bad JSON, numbers of thousands of digits and lists within lists within lists.
+        raise Med42Error(f"{path}:{row_number + 1}", f"text that is not JSON ({error})", "one JSON object a row",
+                         "Mend or remove the row.") from error
     except csv.Error as error:
-        raise Med42Error(f"{path}:{row_number + 1}", f"text that is not CSV ({error})", "comma-separated values with a header", "Mend the row.") from error
+        raise Med42Error(f"{path}:{row_number + 1}", f"text that is not CSV ({error})", "comma-separated values with a header",
+                         "Mend the row.") from error
     if row_number == 0:
         raise Med42Error(path, "no rows", "at least one row", "The file is empty; fetch it again.")
 
@@ -135,8 +139,9 @@ def _parquet(path: Path) -> Iterator[Any]:
 
 
 def _opened(path: Path) -> io.TextIOWrapper:
-    binary = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-    return io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
 
 
 def _download(origin: HubOrigin, key: str) -> dict[str, Path]:

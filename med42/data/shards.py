@@ -18,7 +18,7 @@ from med42.lineage.digest import merkle_root
 
 MESSAGES = pyarrow.list_(pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())]))
 KEPT = pyarrow.schema([("id", pyarrow.string()), ("source", pyarrow.string()), ("messages", MESSAGES)])
-DROPPED = pyarrow.schema([("source", pyarrow.string()), ("place", pyarrow.string()), ("id", pyarrow.string()), ("reason", pyarrow.string())])
+DROPPED = pyarrow.schema([(name, pyarrow.string()) for name in ("source", "place", "id", "reason")])
 
 
 @dataclass
@@ -92,7 +92,8 @@ def read_shards(folder: Path, columns: list[str] | None = None) -> Iterator[dict
                 for batch in table.iter_batches(batch_size=4096, columns=columns):
                     yield from batch.to_pylist()
         except (pyarrow.ArrowInvalid, OSError) as error:
-            raise Med42Error(path, f"a shard that cannot be read ({error})", "the Parquet file its record names", "Make the artifact again.") from error
+            raise Med42Error(path, f"a shard that cannot be read ({error})", "the Parquet file its record names",
+                             "Make the artifact again.") from error
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

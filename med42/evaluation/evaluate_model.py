@@ -20,7 +20,7 @@ from med42.evaluation.protocol import answers, protocol, refuse_other_protocol, 
 from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.digest import value_digest
 from med42.lineage.journal import Job
-from med42.lineage.record import Record, read_record
+from med42.lineage.record import Record
 from med42.recipe import Recipe
 from med42.report import page, plot
 from med42.report.quiet import work_offline_and_quietly
@@ -46,7 +46,8 @@ def evaluate_model(recipe: Recipe, label: str, model: Path, benchmarks: Path, ea
     """
     settings = recipe.evaluation.model_dump(mode="json", exclude={"benchmarks", "every_round", "limit"})
     inputs = {"model": model, "benchmarks": benchmarks} | ({"earlier": earlier} if earlier else {})
-    plan = Plan("evaluate_model", "scores", {"label": label, "evaluation": settings}, inputs, "evaluation", PACKAGES, name=f"evaluate_model-{label}")
+    plan = Plan("evaluate_model", "scores", {"label": label, "evaluation": settings}, inputs, "evaluation", PACKAGES,
+                name=f"evaluate_model-{label}")
     return produce(plan, out, job, lambda draft: _evaluate(recipe, label, model, benchmarks, earlier, draft))
 
 
@@ -60,13 +61,15 @@ def _evaluate(recipe: Recipe, label: str, model: Path, benchmarks: Path, earlier
     clock = time.monotonic()
     results = _score(recipe, model, items)
     seconds = time.monotonic() - clock
-    scores = {name: _benchmark_score(recipe, name, [row for row in results if row["benchmark"] == name]) for name in recipe.evaluation.benchmarks}
+    scores = {name: _benchmark_score(recipe, name, [row for row in results if row["benchmark"] == name])
+              for name in recipe.evaluation.benchmarks}
     counted = [scores[name]["score"] for name, benchmark in recipe.evaluation.benchmarks.items() if benchmark.in_average]
     average = sum(counted) / len(counted) if counted else 0.0
     history.append({"label": label, "average": average, "scores": {name: score["score"] for name, score in scores.items()}})
     _write_items(results, draft)
     (draft / "protocol.json").write_text(json.dumps(lock, indent=1, sort_keys=True) + "\n")
-    (draft / "scores.json").write_text(json.dumps({"label": label, "average": average, "scores": scores, "history": history}, indent=1, sort_keys=True) + "\n")
+    told = {"label": label, "average": average, "scores": scores, "history": history}
+    (draft / "scores.json").write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
     _write_page(recipe, label, scores, average, history, draft)
     return Outcome(
         {"label": label, "average": average, "scores": {name: score["score"] for name, score in scores.items()}, "history": history,
@@ -97,9 +100,10 @@ def _score(recipe: Recipe, model: Path, items: list[dict[str, Any]]) -> list[dic
         table = datasets.Dataset.from_list(rows[name])
         return ConfigurableTask(config={**task_config(), "task": name, "custom_dataset": lambda **_: {"test": table}})
 
-    weights = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, evaluation.dtype), use_safetensors=True)
+    weights: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, evaluation.dtype), use_safetensors=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    harness = HFLM(pretrained=weights.to(device).eval(), tokenizer=AutoTokenizer.from_pretrained(model), batch_size=evaluation.batch, device=device)
+    harness = HFLM(pretrained=weights.to(device).eval(), tokenizer=AutoTokenizer.from_pretrained(model), batch_size=evaluation.batch,
+                   device=device)
     told = simple_evaluate(
         harness, tasks=[task(name) for name in rows], apply_chat_template=True, bootstrap_iters=0, log_samples=True,
         task_manager=TaskManager(include_defaults=False),  # indexing the harness's own 14,000 tasks takes longer than scoring ours
@@ -145,13 +149,20 @@ def _write_page(recipe: Recipe, label: str, scores: dict[str, Any], average: flo
     progress = {name: (list(range(len(history))), [100 * entry["scores"][name] for entry in history]) for name in names}
     subjects = [(f"{name}: {subject}", 100 * value) for name in names for subject, value in scores[name]["by_subject"].items()]
     (draft / "page.html").write_text(page.page(
-        f"Scores of {label}", f"Average of the {sum(benchmark.in_average for benchmark in recipe.evaluation.benchmarks.values())} benchmarks: {average:.1%}.",
+        f"Scores of {label}",
+        f"Average of the {sum(benchmark.in_average for benchmark in recipe.evaluation.benchmarks.values())} benchmarks: {average:.1%}.",
         [page.heading("From model to model"),
-         page.table(("model", *names, "average"), [(entry["label"], *(f"{100 * entry['scores'][name]:.1f}" for name in names), f"{100 * entry['average']:.1f}") for entry in history]),
-         page.figure(plot.lines(progress, "   ".join(f"{place} {name}" for place, name in enumerate(labels)), "score in %", marks=True), "") if len(history) > 1 else page.paragraph(""),
+         page.table(("model", *names, "average"),
+                    [(entry["label"], *(f"{100 * entry['scores'][name]:.1f}" for name in names), f"{100 * entry['average']:.1f}")
+                     for entry in history]),
+         page.figure(plot.lines(progress, "   ".join(f"{place} {name}" for place, name in enumerate(labels)), "score in %", marks=True), "")
+         if len(history) > 1 else page.paragraph(""),
          page.heading("This model"),
          page.table(("benchmark", "score in %", "standard error", "items", "in the average"),
-                    [(name, 100 * scores[name]["score"], 100 * scores[name]["standard_error"], scores[name]["items"], recipe.evaluation.benchmarks[name].in_average) for name in names]),
-         page.heading("By subject"), page.table(("subject", "score in %"), subjects) if subjects else page.paragraph("No benchmark is scored by subject."),
-         page.paragraph(f"Asked zero-shot with the chat template; the log-likelihood of the whole answer decides (form: {recipe.evaluation.answer}).", "note")],
+                    [(name, 100 * scores[name]["score"], 100 * scores[name]["standard_error"], scores[name]["items"],
+                      recipe.evaluation.benchmarks[name].in_average) for name in names]),
+         page.heading("By subject"),
+         page.table(("subject", "score in %"), subjects) if subjects else page.paragraph("No benchmark is scored by subject."),
+         page.paragraph(f"Asked zero-shot with the chat template; the log-likelihood of the whole answer decides "
+                        f"(form: {recipe.evaluation.answer}).", "note")],
     ))

@@ -53,9 +53,11 @@ def prepare_benchmarks(recipe: Recipe, out: Path, job: Job) -> Record:
         for name, benchmark in recipe.evaluation.benchmarks.items()
     }
     converters = {name: find_converter(benchmark.family, name) for name, benchmark in recipe.evaluation.benchmarks.items()}
-    settings = {name: benchmark.model_dump(mode="json", exclude={"paper_items"}) for name, benchmark in recipe.evaluation.benchmarks.items()}
-    plan = Plan("prepare_benchmarks", "benchmarks", {"benchmarks": settings, "pinned": {name: place.pinned for name, place in located.items()},
-                                                     "limit": recipe.evaluation.limit}, {}, "evaluation", ("pyarrow",))
+    settings = {name: benchmark.model_dump(mode="json", exclude={"paper_items"})
+                for name, benchmark in recipe.evaluation.benchmarks.items()}
+    pinned = {name: place.pinned for name, place in located.items()}
+    parameters = {"benchmarks": settings, "pinned": pinned, "limit": recipe.evaluation.limit}
+    plan = Plan("prepare_benchmarks", "benchmarks", parameters, {}, "evaluation", ("pyarrow",))
     return produce(plan, out, job, lambda draft: _prepare(recipe, located, converters, draft))
 
 
@@ -68,7 +70,8 @@ def find_converter(family: str, name: str) -> Converter:
     try:
         return cast(Converter, importlib.import_module(f"med42.evaluation.benchmarks.{family.replace('-', '_')}"))
     except ModuleNotFoundError as error:
-        raise Med42Error(f"evaluation.benchmarks.{name}.family", f"'{family}'", f"one of {', '.join(families())}", "Name a family that exists.") from error
+        raise Med42Error(f"evaluation.benchmarks.{name}.family", f"'{family}'", f"one of {', '.join(families())}",
+                         "Name a family that exists.") from error
 
 
 def families() -> list[str]:
@@ -79,10 +82,12 @@ def families() -> list[str]:
 def _prepare(recipe: Recipe, located: dict[str, Located], converters: dict[str, Converter], draft: Path) -> Outcome:
     shards = Shards(draft, ITEMS)
     accounts: dict[str, Any] = {}
-    for name, place in located.items():
+    # By name: the recipe's digest does not tell in which order its keys stand, so neither may the result.
+    for name, place in sorted(located.items()):
         items, dropped = _items(name, place, converters[name])
         if not items:
-            raise Med42Error(f"evaluation.benchmarks.{name}", f"no question in its rows ({dict(dropped)})", "at least one", "Check its family and files.")
+            raise Med42Error(f"evaluation.benchmarks.{name}", f"no question in its rows ({dict(dropped)})", "at least one",
+                             "Check its family and files.")
         kept = items[: recipe.evaluation.limit]
         dropped["beyond the recipe's limit"] = len(items) - len(kept)
         for item in kept:
@@ -93,7 +98,8 @@ def _prepare(recipe: Recipe, located: dict[str, Located], converters: dict[str, 
     shards.flush()
     (draft / "manifest.json").write_text(json.dumps({"sources": accounts}, indent=1, sort_keys=True) + "\n")
     total = sum(account["kept"] for account in accounts.values())
-    (draft / "page.html").write_text(page.page("Benchmarks", f"{total:,} questions of {len(accounts)} benchmarks.", account_blocks({"sources": accounts})))
+    (draft / "page.html").write_text(page.page("Benchmarks", f"{total:,} questions of {len(accounts)} benchmarks.",
+                                               account_blocks({"sources": accounts})))
     return Outcome({"accounts": accounts, "summary": f"{total:,} questions"})
 
 
@@ -104,7 +110,8 @@ def _items(name: str, place: Located, converter: Converter) -> tuple[list[Item],
         try:
             item = converter.item(row)
         except ColumnError as error:
-            raise Med42Error(f"{where}, column '{error.column}'", error.found, error.expected, f"The file is not in the form of benchmark {name}.") from error
+            raise Med42Error(f"{where}, column '{error.column}'", error.found, error.expected,
+                             f"The file is not in the form of benchmark {name}.") from error
         if isinstance(item, str):
             dropped[item] += 1
         elif item.id in items:

@@ -26,6 +26,7 @@ from med42.lineage.record import (
     RECORD,
     Made,
     Record,
+    ancestry_bytes,
     describe_files,
     differing_files,
     fingerprint,
@@ -78,8 +79,8 @@ def stage(function: Callable[Parameters, Record]) -> Callable[Parameters, Record
         details = [str(given[key]) for key in ("name", "label", "round_number") if key in given]
         with job.telling("-".join([function.__name__, *details])) as facts:
             record = function(*args, **kwargs)
-            facts.update(summary=str(record.measured.get("summary", "")), made_by=record.made.run, reused=record.made.run != job.run, digest=record.digest,
-                         path=str(given["out"]))
+            facts.update(summary=str(record.measured.get("summary", "")), made_by=record.made.run, reused=record.made.run != job.run,
+                         digest=record.digest, path=str(given["out"]))
         return record
 
     return told
@@ -100,17 +101,20 @@ def produce(plan: Plan, out: Path, job: Job, build: Callable[[Path], Outcome]) -
     key = fingerprint(**identity)
     home = job.store / plan.stage / key[:24] if job.store else out
     with _held(job.store, key), _told_plainly(home):
+        ancestry = {digest: ancestor for path in plan.inputs.values() for digest, ancestor in read_ancestry(path).items()}
+        ancestry |= {parent.digest: parent for parent in parents.values()}
         record = _finished(home, key) if job.store else None
         if record is None:
-            ancestry = {digest: ancestor for path in plan.inputs.values() for digest, ancestor in read_ancestry(path).items()}
-            ancestry |= {parent.digest: parent for parent in parents.values()}
             record = _build(plan, identity, ancestry, home, job, build)
+        else:
+            _refresh(home, ancestry)
         if home != out:
             copy_artifact(home, out)
     return record
 
 
-def _build(plan: Plan, identity: dict[str, Any], ancestry: dict[str, Record], home: Path, job: Job, build: Callable[[Path], Outcome]) -> Record:
+def _build(plan: Plan, identity: dict[str, Any], ancestry: dict[str, Record], home: Path, job: Job,
+           build: Callable[[Path], Outcome]) -> Record:
     started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
     draft = home.parent / f".{home.name}.partial"
     shutil.rmtree(draft, ignore_errors=True)
@@ -119,12 +123,13 @@ def _build(plan: Plan, identity: dict[str, Any], ancestry: dict[str, Record], ho
         outcome = build(draft)
         code_commit, dirty = commit()
         made = Made(
-            run=job.run, started=started.isoformat(timespec="seconds"), seconds=round(time.monotonic() - clock, 3), python=sys.version.split()[0],
-            machine=machine(), processors=processors(), commit=code_commit, dirty=dirty, image=os.environ.get("MED42_IMAGE", ""), observed=outcome.observed,
+            run=job.run, started=started.isoformat(timespec="seconds"), seconds=round(time.monotonic() - clock, 3),
+            python=sys.version.split()[0], machine=machine(), processors=processors(), commit=code_commit, dirty=dirty,
+            image=os.environ.get("MED42_IMAGE", ""), observed=outcome.observed,
         )
         record = Record(kind=plan.kind, files=describe_files(draft), measured=outcome.measured, made=made, **identity)
         # Canonical JSON writes 1.0 as 1: read back once, so that a record is the same wherever it is read from.
-        record = parse_record(canonical(record.model_dump(mode="json")), home)
+        record = parse_record(canonical(record.model_dump()), home)
         write_record(draft, record, ancestry)
         _replace(draft, home)
     finally:
@@ -156,13 +161,31 @@ def copy_file(source: Path, target: Path) -> None:
 
 def _finished(home: Path, key: str) -> Record | None:
     """The record of a finished, unchanged artifact with this fingerprint."""
-    if not (home / RECORD).is_file() or not (home / ANCESTRY).is_file():
+    if not (home / RECORD).is_file():
         return None
-    record = read_record(home)
-    if record.fingerprint != key or differing_files(home, record):
-        print(f"{home}: was changed since it was made; making it again", flush=True)
-        return None
-    return record
+    try:
+        record = read_record(home)
+        if record.fingerprint == key and not differing_files(home, record):
+            return record
+    except Med42Error:
+        pass
+    print(f"{home}: was changed since it was made; making it again", flush=True)
+    return None
+
+
+def _refresh(home: Path, ancestry: dict[str, Record]) -> None:
+    """Let a finished artifact tell the ancestry that its inputs tell now.
+
+    It differs where it was changed, or where an input was made again: the same content, but in another run. The
+    file is replaced, as copies of the artifact may be links to the old one.
+    """
+    content, draft = ancestry_bytes(ancestry), home.parent / f".{home.name}.{ANCESTRY}"
+    if not (home / ANCESTRY).is_file() or (home / ANCESTRY).read_bytes() != content:
+        try:
+            draft.write_bytes(content)
+            draft.rename(home / ANCESTRY)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -189,7 +212,7 @@ def _told_plainly(place: Path) -> Iterator[None]:
             raise Med42Error(place, "no space left on the disk", "room for the artifact",
                              "Free space or choose another folder; nothing half-made was kept.") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-            raise Med42Error(error.filename or place, error.strerror, "a place that this user may use",
+            raise Med42Error(error.filename or place, error.strerror or str(error), "a place that this user may use",
                              "Change its owner or mode, or choose another folder.") from error
         raise
 

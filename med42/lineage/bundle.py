@@ -24,7 +24,7 @@ from typing import Any
 
 from med42.errors import Med42Error
 from med42.lineage.digest import canonical
-from med42.lineage.record import ANCESTRY, RECORD, Record, differing_files, parse_record, record_text
+from med42.lineage.record import ANCESTRY, RECORD, Record, ancestry_bytes, differing_files, parse_record, record_text
 
 INDEX, RECIPE, REPORT, RECORDS = "bundle.json", "recipe.json", "report.html", "records/"
 SCHEMA = "med42.bundle/1"
@@ -68,23 +68,30 @@ def unpack(content: bytes, where: object) -> Bundle:
         index = json.loads(entries[INDEX])
         listed: dict[str, str] = index["entries"]
         told = {key: index[key] for key in ("schema", "recipe", "recipe_digest", "subject")}
+        if not isinstance(listed, dict) or not {RECIPE, REPORT} <= listed.keys() or not all(isinstance(value, str) for value in told.values()):
+            raise ValueError("without the recipe, the report or a name")
     except (KeyError, ValueError, TypeError) as error:
-        raise Med42Error(f"{where}, {INDEX}", f"an unreadable index ({error!r})", "the index that was sealed", "The bundle was changed.") from error
+        raise Med42Error(f"{where}, {INDEX}", f"an unreadable index ({error!r})", "the index that was sealed",
+                         "The bundle was changed.") from error
     for name in sorted(listed.keys() | entries.keys() - {INDEX}):
         found = hashlib.sha256(entries[name]).hexdigest() if name in entries else "nothing"
         if found != listed.get(name):
-            raise Med42Error(f"{where}, {name}", f"sha256 {found[:16]}", f"{str(listed.get(name, 'no such entry'))[:16]}", "The bundle was changed after it was sealed.")
+            raise Med42Error(f"{where}, {name}", f"sha256 {found[:16]}", f"{str(listed.get(name, 'no such entry'))[:16]}",
+                             "The bundle was changed after it was sealed.")
     if told["schema"] != SCHEMA or told["recipe_digest"] != listed.get(RECIPE) or canonical(index) != entries[INDEX]:
-        raise Med42Error(f"{where}, {INDEX}", "an index that does not fit the entries", f"schema {SCHEMA} and the recipe's digest", "The bundle was changed.")
+        raise Med42Error(f"{where}, {INDEX}", "an index that does not fit the entries", f"schema {SCHEMA} and the recipe's digest",
+                         "The bundle was changed.")
     records = {}
     for name in sorted(listed):
         if name.startswith(RECORDS):
             record = parse_record(entries[name], f"{where}, {name}")
             if name != f"{RECORDS}{record.digest}.json":
-                raise Med42Error(f"{where}, {name}", f"a record with digest {record.digest[:16]}", "the digest in its name", "The record was changed.")
+                raise Med42Error(f"{where}, {name}", f"a record with digest {record.digest[:16]}", "the digest in its name",
+                                 "The record was changed.")
             records[record.digest] = record
-    if json.loads(entries[RECIPE]).get("name") != told["recipe"] or told["subject"] not in records:
-        raise Med42Error(f"{where}, {INDEX}", f"recipe '{told['recipe']}', subject {str(told['subject'])[:16]}", "a recipe and a record that the bundle holds", "The bundle was changed.")
+    if told["subject"] not in records or _recipe_name(entries[RECIPE]) != told["recipe"] or not entries[REPORT].isascii():
+        raise Med42Error(f"{where}, {INDEX}", f"recipe '{told['recipe']}', subject {str(told['subject'])[:16]}",
+                         "a recipe and a record that the bundle holds, and a report in ASCII", "The bundle was changed.")
     if (sealed := _zip(entries)) != content:
         place = next((place for place, (a, b) in enumerate(zip(sealed, content, strict=False)) if a != b), min(len(sealed), len(content)))
         raise Med42Error(f"{where}, byte {place} (between its entries)", "bytes that sealing does not write", "the file as it was sealed",
@@ -105,16 +112,20 @@ def check_chain(bundle: Bundle, where: object) -> None:
         if digest in reached:
             continue
         if digest not in bundle.records:
-            raise Med42Error(f"{where}, the chain of records", f"no record {digest[:16]}", "a record for every input", "The bundle has a gap; seal it again.")
+            raise Med42Error(f"{where}, the chain of records", f"no record {digest[:16]}", "a record for every input",
+                             "The bundle has a gap; seal it again.")
         reached.add(digest)
         waiting += bundle.records[digest].inputs.values()
     if stray := sorted(bundle.records[digest].name for digest in bundle.records.keys() - reached):
-        raise Med42Error(f"{where}, the chain of records", f"records that lead nowhere: {', '.join(stray)}", "only what the subject was made of", "Seal it again.")
+        raise Med42Error(f"{where}, the chain of records", f"records that lead nowhere: {', '.join(stray)}",
+                         "only what the subject was made of", "Seal it again.")
     for record in bundle.records.values():
         if record.stage in ("decide_release", "push_model") and record.parameters.get("recipe") != bundle.index["recipe_digest"]:
-            raise Med42Error(f"{where}, record {record.name}", "another recipe's digest", bundle.index["recipe_digest"][:16], "The parts belong to different runs.")
-        if record.stage == "push_model" and bundle.records[record.inputs["decision"]].measured.get("approved") is not True:
-            raise Med42Error(f"{where}, record {record.name}", "a push", "none, as the decision was against it", "Withdraw the release.")
+            raise Med42Error(f"{where}, record {record.name}", "another recipe's digest", bundle.index["recipe_digest"][:16],
+                             "The parts belong to different runs.")
+        decision = bundle.records.get(record.inputs.get("decision", ""))
+        if record.stage == "push_model" and (decision is None or decision.measured.get("approved") is not True):
+            raise Med42Error(f"{where}, record {record.name}", "a push", "none, as no decision was for it", "Withdraw the release.")
 
 
 def check_artifacts(bundle: Bundle, folder: Path) -> list[str]:
@@ -133,27 +144,36 @@ def check_artifacts(bundle: Bundle, folder: Path) -> list[str]:
             problems.append(f"{path}: {error}")
             continue
         sealed = bundle.records.get(record.digest)
-        if sealed is None or sealed != record or path.read_text() != record_text(sealed):
+        if sealed is None or sealed != record or path.read_bytes() != record_text(sealed).encode():
             if record.name in names and (sealed is not None or record.fingerprint == names[record.name].fingerprint):
                 problems.append(f"{path}: is not the record of {record.name} that was sealed")
             continue
         found.add(record.digest)
         problems += [f"{path.parent / name}: differs from the record of {record.name}" for name in differing_files(path.parent, record)]
-        if (path.parent / ANCESTRY).read_bytes() != _ancestry(bundle, record):
-            problems.append(f"{path.parent / ANCESTRY}: is not the ancestry of {record.name} that was sealed")
-    problems += [f"{folder}: holds no unchanged artifact of {bundle.records[digest].name} ({digest[:16]})" for digest in sorted(bundle.records.keys() - found)]
+        ancestry = path.parent / ANCESTRY
+        if not ancestry.is_file() or ancestry.read_bytes() != _ancestry(bundle, record):
+            problems.append(f"{ancestry}: is not the ancestry of {record.name} that was sealed")
+    problems += [f"{folder}: holds no unchanged artifact of {bundle.records[digest].name} ({digest[:16]})"
+                 for digest in sorted(bundle.records.keys() - found)]
     return problems
 
 
+def _recipe_name(recipe: bytes) -> object:
+    try:
+        return json.loads(recipe)["name"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def _ancestry(bundle: Bundle, record: Record) -> bytes:
-    ancestors: dict[str, Any] = {}
+    ancestors: dict[str, Record] = {}
     waiting = list(record.inputs.values())
     while waiting:
         digest = waiting.pop()
         if digest not in ancestors:
-            ancestors[digest] = bundle.records[digest].model_dump(mode="json")
+            ancestors[digest] = bundle.records[digest]
             waiting += bundle.records[digest].inputs.values()
-    return canonical(ancestors)
+    return ancestry_bytes(ancestors)
 
 
 def _zip(entries: dict[str, bytes]) -> bytes:
@@ -172,13 +192,17 @@ def _unzip(content: bytes, where: object) -> dict[str, bytes]:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries: dict[str, bytes] = {}
             for entry in archive.infolist():
-                allowed = entry.filename in (INDEX, RECIPE, REPORT) or (entry.filename.startswith(RECORDS) and entry.filename.endswith(".json"))
+                named = entry.filename in (INDEX, RECIPE, REPORT)
+                allowed = named or (entry.filename.startswith(RECORDS) and entry.filename.endswith(".json"))
                 if not allowed or entry.filename in entries or entry.compress_type != zipfile.ZIP_STORED or entry.file_size > LARGEST:
-                    raise Med42Error(f"{where}, {entry.filename!r}", "an entry that no bundle has", "stored entries of known names, once each", "The bundle was changed.")
+                    raise Med42Error(f"{where}, {entry.filename!r}", "an entry that no bundle has",
+                                     "stored entries of known names, once each", "The bundle was changed.")
                 try:
                     entries[entry.filename] = archive.read(entry)
                 except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
-                    raise Med42Error(f"{where}, {entry.filename}", f"unreadable ({error})", "the entry that was sealed", "The bundle was changed.") from error
+                    raise Med42Error(f"{where}, {entry.filename}", f"unreadable ({error})", "the entry that was sealed",
+                                     "The bundle was changed.") from error
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, EOFError) as error:
-        raise Med42Error(where, f"a file that is no bundle ({error})", "a bundle as it was sealed", "It was cut short, changed, or is another kind of file.") from error
+        raise Med42Error(where, f"a file that is no bundle ({error})", "a bundle as it was sealed",
+                         "It was cut short, changed, or is another kind of file.") from error
     return entries

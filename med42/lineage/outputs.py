@@ -30,7 +30,8 @@ class MetricsOutput(Output, Protocol):
 
 def show(record: Record, artifact: Output, page: Output, metrics: MetricsOutput | None = None) -> None:
     """Attach what a person looks for: the kind and digest, the page, a few numbers."""
-    artifact.metadata.update({"kind": record.kind, "digest": record.digest, "made_by_run": record.made.run, "summary": str(record.measured.get("summary", ""))})
+    artifact.metadata.update({"kind": record.kind, "digest": record.digest, "made_by_run": record.made.run,
+                              "summary": str(record.measured.get("summary", ""))})
     Path(page.path).parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(Path(artifact.path) / "page.html", page.path)
     if metrics is not None:
@@ -41,4 +42,5 @@ def show(record: Record, artifact: Output, page: Output, metrics: MetricsOutput 
 def numbers(measured: dict[str, Any]) -> dict[str, float]:
     """The plain numbers among measurements, scores included, under short names of letters, digits and underscores."""
     flat = {**measured, **measured.get("scores", {}), **measured.get("held_out", {})}
-    return {name.replace("-", "_"): float(value) for name, value in flat.items() if isinstance(value, (int, float)) and not isinstance(value, bool)}
+    return {name.replace("-", "_"): float(value)
+            for name, value in flat.items() if isinstance(value, (int, float)) and not isinstance(value, bool)}

@@ -19,7 +19,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "training": ("errors.py", "recipe", "report", "lineage", "data", "training"),
     "preferences": ("errors.py", "recipe", "report", "lineage", "data", "preferences"),
     "evaluation": ("errors.py", "recipe", "report", "lineage", "data", "evaluation"),
-    "release": ("errors.py", "recipe", "report", "lineage", "release"),
+    "release": ("errors.py", "recipe", "report", "lineage", "data", "release"),
 }
 
 

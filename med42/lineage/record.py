@@ -76,7 +76,8 @@ class Record(BaseModel):
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the identity half."""
-        return value_digest(self.model_dump(mode="json", exclude={"made"}))
+        # Not in mode "json", which would turn NaN into null and a set into a list instead of leaving them to be refused.
+        return value_digest(self.model_dump(exclude={"made"}))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -127,9 +128,13 @@ def read_ancestry(artifact: Path) -> dict[str, Record]:
 
 def write_record(artifact: Path, record: Record, ancestry: dict[str, Record]) -> None:
     """Write ancestry and, last of all, the record: its presence says that the artifact is complete."""
-    lines = {digest: ancestor.model_dump(mode="json") for digest, ancestor in ancestry.items()}
-    (artifact / ANCESTRY).write_bytes(canonical(lines))
+    (artifact / ANCESTRY).write_bytes(ancestry_bytes(ancestry))
     (artifact / RECORD).write_text(record_text(record))
+
+
+def ancestry_bytes(ancestry: dict[str, Record]) -> bytes:
+    """An ancestry as it is written beside its artifact."""
+    return canonical({digest: ancestor.model_dump(mode="json") for digest, ancestor in ancestry.items()})
 
 
 def record_text(record: Record) -> str:

@@ -34,7 +34,8 @@ from med42.report import page
 
 INT32 = pyarrow.list_(pyarrow.int32())
 PAIRS = pyarrow.schema([
-    ("id", pyarrow.string()), ("source", pyarrow.string()), ("prompt", MESSAGES), ("chosen", pyarrow.string()), ("rejected", pyarrow.string()),
+    ("id", pyarrow.string()), ("source", pyarrow.string()), ("prompt", MESSAGES), ("chosen", pyarrow.string()),
+    ("rejected", pyarrow.string()),
     ("prompt_ids", INT32), ("chosen_ids", INT32), ("rejected_ids", INT32),
 ])
 HELD_OUT = "held_out"
@@ -87,7 +88,8 @@ def find_converter(family: str, name: str) -> Converter:
     try:
         return cast(Converter, importlib.import_module(f"med42.preferences.sources.{family.replace('-', '_')}"))
     except ModuleNotFoundError as error:
-        raise Med42Error(f"preferences.{name}.family", f"'{family}'", f"one of {', '.join(families())}", "Name a family that exists.") from error
+        raise Med42Error(f"preferences.{name}.family", f"'{family}'", f"one of {', '.join(families())}",
+                         "Name a family that exists.") from error
 
 
 def families() -> list[str]:
@@ -136,7 +138,7 @@ def _build(recipe: Recipe, round_number: int, located: dict[str, Located], base:
     writer = _Writer(recipe, Chat(base), overlap, draft)
     accounts: dict[str, Any] = {}
     # Held-out sets first: their prompts are then known when the round's pairs are read.
-    for name in sorted(located, key=lambda name: name not in recipe.dpo.held_out):
+    for name in sorted(located, key=lambda name: (name not in recipe.dpo.held_out, name)):
         kept, dropped = 0, Counter[str]()
         for pair in _shuffled(recipe, name, located[name]):
             reason = pair.reason if isinstance(pair, Dropped) else writer.take(name, pair, name in recipe.dpo.held_out)
@@ -147,7 +149,8 @@ def _build(recipe: Recipe, round_number: int, located: dict[str, Located], base:
     for shards in writer.shards.values():
         shards.flush()
     if not writer.ids:
-        raise Med42Error(f"dpo.rounds, round {round_number}", f"no pair left ({accounts})", "at least one pair", "Check its preference sources.")
+        raise Med42Error(f"dpo.rounds, round {round_number}", f"no pair left ({accounts})", "at least one pair",
+                         "Check its preference sources.")
     chosen, rejected = (sum(lengths) / len(writer.lengths) for lengths in zip(*writer.lengths, strict=True))
     measured: dict[str, Any] = {
         "pairs": len(writer.ids), "merkle_root": merkle_root(writer.ids), "accounts": accounts,
@@ -155,7 +158,8 @@ def _build(recipe: Recipe, round_number: int, located: dict[str, Located], base:
     }
     (draft / "manifest.json").write_text(json.dumps(measured, indent=1, sort_keys=True) + "\n")
     (draft / "page.html").write_text(page.page(
-        f"Preferences of round {round_number}", f"{len(writer.ids):,} pairs; answers of {chosen:.0f} tokens are preferred to answers of {rejected:.0f} (means).",
+        f"Preferences of round {round_number}",
+        f"{len(writer.ids):,} pairs; answers of {chosen:.0f} tokens are preferred to answers of {rejected:.0f} (means).",
         account_blocks({"sources": accounts, "merkle_root": measured["merkle_root"]}),
     ))
     return Outcome({**measured, "summary": f"{len(writer.ids):,} pairs"})
@@ -170,7 +174,8 @@ def _shuffled(recipe: Recipe, name: str, place: Located) -> Iterator[Pair | Drop
         try:
             result = converter.pair(row)
         except ColumnError as error:
-            raise Med42Error(f"{where}, column '{error.column}'", error.found, error.expected, f"The file is not in the form of preferences.{name}.") from error
+            raise Med42Error(f"{where}, column '{error.column}'", error.found, error.expected,
+                             f"The file is not in the form of preferences.{name}.") from error
         if isinstance(result, Dropped):
             yield result
         elif _in_part(result, source):

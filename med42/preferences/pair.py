@@ -35,6 +35,9 @@ def pair_of(prompt: list[Message], chosen: str, rejected: str, margin: float | N
     turns = [Message(role=turn["role"], content=turn["content"].strip()) for turn in prompt]
     if not turns or turns[-1]["role"] != "user" or not all(turn["content"] for turn in turns):
         return Dropped("prompt is empty or does not end with the user")
+    roles = [turn["role"] for turn in turns if turn["role"] != "system"]
+    if roles != [*["user", "assistant"] * (len(roles) // 2), "user"]:
+        return Dropped("turns do not alternate from user to assistant")
     chosen, rejected = chosen.strip(), rejected.strip()
     if not chosen or not rejected:
         return Dropped("empty answer")

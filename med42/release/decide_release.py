@@ -40,8 +40,8 @@ def judge(gate: Gate, history: list[dict[str, Any]]) -> dict[str, Any]:
     if gate.not_below is not None:
         earlier = next((entry for entry in history if entry["label"] == gate.not_below), None)
         if earlier is None:
-            raise Med42Error(f"gate on {gate.score}", f"scores of {', '.join(entry['label'] for entry in history)}", f"scores of '{gate.not_below}'",
-                             "Evaluate that model, or change the gate.")
+            raise Med42Error(f"gate on {gate.score}", f"scores of {', '.join(entry['label'] for entry in history)}",
+                             f"scores of '{gate.not_below}'", "Evaluate that model, or change the gate.")
         bound = _value(earlier, gate.score) - gate.allowance
         rule = f"not below {gate.not_below} ({_value(earlier, gate.score):.1%}) less {gate.allowance:.1%}"
         met = found >= bound
@@ -62,9 +62,10 @@ def _decide(recipe: Recipe, scores: Path, draft: Path) -> Outcome:
     approved = all(verdict["met"] for verdict in verdicts)
     decision = {"approved": approved, "model": history[-1]["label"], "verdicts": verdicts}
     (draft / "decision.json").write_text(json.dumps(decision, indent=1, sort_keys=True) + "\n")
-    (draft / "page.html").write_text(page.page("Release decision", f"Model {history[-1]['label']}: {'approved' if approved else 'refused'}.", [
-        page.table(("score", "found", "rule", "met"), [(verdict["score"], f"{verdict['found']:.1%}", verdict["rule"], verdict["met"]) for verdict in verdicts])
-        if verdicts else page.paragraph("The recipe has no gates."),
+    rows = [(verdict["score"], f"{verdict['found']:.1%}", verdict["rule"], verdict["met"]) for verdict in verdicts]
+    lead = f"Model {history[-1]['label']}: {'approved' if approved else 'refused'}."
+    (draft / "page.html").write_text(page.page("Release decision", lead, [
+        page.table(("score", "found", "rule", "met"), rows) if rows else page.paragraph("The recipe has no gates."),
     ]))
     unmet = ", ".join(verdict["score"] for verdict in verdicts if not verdict["met"])
     return Outcome({**decision, "summary": "approved" if approved else f"refused: {unmet}"})

@@ -44,28 +44,35 @@ def audit_page(recipe: Recipe, subject: Record, records: dict[str, Record]) -> s
     names = {record.digest: record.name for record in ordered}
     decision = next(record for record in ordered if record.stage == "decide_release")
     scores = [record for record in ordered if record.stage == "evaluate_model"]
-    history = max((record.measured["history"] for record in scores), key=len, default=[])
+    history: list[dict[str, Any]] = max((record.measured["history"] for record in scores), key=len, default=[])
     accounts = [
-        (record.name, source, account["read"], account["kept"], ", ".join(f"{count:,} {reason}" for reason, count in account["dropped"].items()))
+        (record.name, source, account["read"], account["kept"],
+         ", ".join(f"{count:,} {reason}" for reason, count in account["dropped"].items()))
         for record in ordered if "accounts" in record.measured for source, account in record.measured["accounts"].items()
     ]
     blocks: list[Markup] = [
         page.heading("Decision"),
-        page.paragraph("Approved by every gate." if decision.measured["approved"] else "Refused.", "good" if decision.measured["approved"] else "bad"),
-        page.table(("score", "found", "rule", "met"), [(verdict["score"], f"{verdict['found']:.1%}", verdict["rule"], verdict["met"]) for verdict in decision.measured["verdicts"]]),
+        page.paragraph("Approved by every gate." if decision.measured["approved"] else "Refused.",
+                       "good" if decision.measured["approved"] else "bad"),
+        page.table(("score", "found", "rule", "met"),
+                   [(verdict["score"], f"{verdict['found']:.1%}", verdict["rule"], verdict["met"])
+                    for verdict in decision.measured["verdicts"]]),
         page.heading("Scores from model to model"),
         page.table(("model", *recipe.evaluation.benchmarks, "average"), [
-            (entry["label"], *(f"{entry['scores'][name]:.1%}" for name in recipe.evaluation.benchmarks), f"{entry['average']:.1%}") for entry in history]),
+            (entry["label"], *(f"{entry['scores'][name]:.1%}" for name in recipe.evaluation.benchmarks), f"{entry['average']:.1%}")
+            for entry in history]),
         page.heading("Every row accounted for"),
         page.table(("record", "source", "read", "kept", "left out"), accounts),
         page.heading("Records"),
         page.table(("record", "made of", "summary", "by run", "digest"), [
-            (record.name, ", ".join(names[digest] for digest in record.inputs.values()) or "nothing before it", _summary(record), record.made.run, record.digest[:16])
+            (record.name, ", ".join(names[digest] for digest in record.inputs.values()) or "nothing before it", _summary(record),
+             record.made.run, record.digest[:16])
             for record in ordered]),
         page.heading("Recipe"),
         page.listing(recipe.model_dump_json(indent=1, exclude_none=True)),
     ]
-    lead = f"Recipe {recipe.name} ({recipe_digest(recipe)[:16]}): {len(records)} records, from the sources to {subject.name}. Evidence for review; it certifies nothing by itself."
+    lead = (f"Recipe {recipe.name} ({recipe_digest(recipe)[:16]}): {len(records)} records, from the sources to {subject.name}. "
+            "Evidence for review; it certifies nothing by itself.")
     return page.page(f"Audit of {recipe.name}", lead, blocks)
 
 

@@ -12,14 +12,19 @@ STYLE = """
   --paper: #fff; --good: #1d7f4e; --bad: #b3261e; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4ecf0; --soft: #9fb0bb; --line: #33424c; --bar: #58b5b1;
   --bar2: #2b5654; --paper: #12191e; --good: #5fcf95; --bad: #ff8a80; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2.2rem auto; max-width: 62rem; padding: 0 1.2rem; }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2.2rem auto;
+  max-width: 62rem; padding: 0 1.2rem; }
 h1 { font-size: 1.55rem; margin: 0; } h2 { font-size: 1.08rem; margin: 2rem 0 .5rem; } p { margin: .4rem 0; max-width: 48rem; }
 .lead, caption, figcaption, .note { color: var(--soft); } .good { color: var(--good); } .bad { color: var(--bad); font-weight: 600; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; } th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-th { font-weight: 600; color: var(--soft); white-space: nowrap; } td.number { text-align: right; white-space: nowrap; } td.bar { min-width: 12rem; width: 40%; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+th { font-weight: 600; color: var(--soft); white-space: nowrap; }
+td.number { text-align: right; white-space: nowrap; } td.bar { min-width: 12rem; width: 40%; }
 .track { background: var(--bar2); height: .8rem; border-radius: 2px; } .fill { background: var(--bar); height: 100%; border-radius: 2px; }
-figure { margin: .6rem 0; background: #fff; border-radius: 4px; display: inline-block; max-width: 100%; } figure svg { max-width: 100%; height: auto; display: block; }
-pre { white-space: pre-wrap; background: color-mix(in srgb, var(--line) 40%, transparent); padding: .7rem; border-radius: 4px; font-size: .85rem; }
+figure { margin: .6rem 0; background: #fff; border-radius: 4px; display: inline-block; max-width: 100%; }
+figure svg { max-width: 100%; height: auto; display: block; }
+pre { white-space: pre-wrap; background: color-mix(in srgb, var(--line) 40%, transparent); padding: .7rem;
+  border-radius: 4px; font-size: .85rem; }
 code { font-size: .88em; overflow-wrap: anywhere; }
 """
 

@@ -58,7 +58,8 @@ def _fetched(base: HubBase, draft: Path) -> Outcome:
         raise Med42Error(f"base: model {base.repo}", "no *.safetensors file", "weights as safetensors (pickled weights are refused)",
                          "Choose a repository or revision with safetensors.")
     for path in folder.iterdir():
-        shutil.copyfile(path.resolve(), draft / path.name)
+        if path.is_file():  # repositories keep other formats of the same weights in subfolders
+            shutil.copyfile(path.resolve(), draft / path.name)
     shutil.copyfile(TEMPLATE, draft / "chat_template.jinja")
     Chat(draft)
     _write_page(draft, f"{base.repo} at commit {commit}", base.license)

@@ -7,9 +7,7 @@ beta * log(pi_3/pi_0) = beta * (log(pi_3/pi_2) + log(pi_2/pi_1) + log(pi_1/pi_0)
 
 from __future__ import annotations
 
-import json
 import math
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,10 @@ from med42.lineage.record import Record, read_record
 from med42.recipe import Recipe
 from med42.report import page
 from med42.report.quiet import work_offline_and_quietly
+from med42.training.launch import is_first_process, main, start
 from med42.training.model import assert_finite, load_model, save_model
 from med42.training.train_sft import PACKAGES
-from med42.training.trainer import assert_world_size, curves, progress_callback, score_supervised_positions_only, training_arguments
+from med42.training.trainer import assert_world_size, curves, progress_callback, score_supervised_positions_only, training_arguments, write_log
 
 IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
@@ -41,10 +40,12 @@ def train_dpo(recipe: Recipe, round_number: int, policy: Path, preferences: Path
     settings = recipe.dpo.model_dump(mode="json", exclude={"rounds", "held_out"})
     plan = Plan("train_dpo", "model", {"seed": recipe.seed, "round": round_number, "dpo": settings}, {"policy": policy, "preferences": preferences},
                 "training", PACKAGES, name=f"train_dpo-{round_number}")
-    return produce(plan, out, job, lambda draft: _train(recipe, round_number, policy, preferences, draft, job))
+    inputs = {"policy": policy, "preferences": preferences}
+    return produce(plan, out, job, lambda draft: start(train, recipe.dpo.devices, recipe, inputs, draft, job))
 
 
-def _train(recipe: Recipe, round_number: int, policy: Path, preferences: Path, draft: Path, job: Job) -> Outcome:
+def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, job: Job) -> Outcome:
+    """Train with TRL's DPOTrainer on pairs that are token ids already; the first process writes the model."""
     work_offline_and_quietly()
     import datasets
     from transformers import AutoTokenizer, PrinterCallback
@@ -56,7 +57,9 @@ def _train(recipe: Recipe, round_number: int, policy: Path, preferences: Path, d
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
 
-    settings = recipe.dpo
+    settings, policy, preferences = recipe.dpo, inputs["policy"], inputs["preferences"]
+    name = read_record(preferences).name.replace("build_preferences", "train_dpo")
+    round_number = int(name.rpartition("-")[2])
     score_supervised_positions_only()
     assert_world_size(settings.devices.processes)
     tokenizer = AutoTokenizer.from_pretrained(policy)
@@ -65,34 +68,29 @@ def _train(recipe: Recipe, round_number: int, policy: Path, preferences: Path, d
     held_out: dict[str, float] = {}
     clock = time.monotonic()
     if settings.steps != 0:
-        with tempfile.TemporaryDirectory() as scratch:
-            def rows(folder: Path) -> Any:
-                paths = [str(path) for path in sorted(folder.glob("part-*.parquet"))]
-                return datasets.Dataset.from_parquet(paths, columns=list(IDS), cache_dir=scratch) if paths else None
+        def rows(folder: Path) -> Any:
+            paths = [str(path) for path in sorted(folder.glob("part-*.parquet"))]
+            return datasets.Dataset.from_parquet(paths, columns=list(IDS), cache_dir=str(scratch)) if paths else None
 
-            arguments = DPOConfig(
-                **training_arguments(settings, recipe.seed, Path(scratch)), beta=settings.beta, loss_type=[settings.loss],
-                per_device_train_batch_size=settings.pairs_per_device, per_device_eval_batch_size=settings.pairs_per_device,
-                max_length=settings.max_length, precompute_ref_log_probs=True,
-            )
-            trainer = PreparedDPOTrainer(
-                model=model, args=arguments, train_dataset=rows(preferences), eval_dataset=rows(preferences / "held_out"), processing_class=tokenizer,
-                callbacks=[progress_callback(Progress(job, f"train_dpo-{round_number}", 0, "steps"))],
-            )
-            trainer.remove_callback(PrinterCallback)
-            trainer.train()
-            history = [entry for entry in trainer.state.log_history if "loss" in entry]
-            if trainer.eval_dataset is not None:
-                held_out = trainer.evaluate()
-            model = trainer.accelerator.unwrap_model(trainer.model)
-    name = f"train_dpo-{round_number}"
+        arguments = DPOConfig(
+            **training_arguments(settings, recipe.seed, scratch), beta=settings.beta, loss_type=[settings.loss],
+            per_device_train_batch_size=settings.pairs_per_device, per_device_eval_batch_size=settings.pairs_per_device,
+            max_length=settings.max_length, precompute_ref_log_probs=True,
+        )
+        trainer = PreparedDPOTrainer(
+            model=model, args=arguments, train_dataset=rows(preferences), eval_dataset=rows(preferences / "held_out"), processing_class=tokenizer,
+            callbacks=[progress_callback(Progress(job, name, 0, "steps"))],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        history = [entry for entry in trainer.state.log_history if "loss" in entry]
+        if trainer.eval_dataset is not None:
+            held_out = trainer.evaluate()
+        model = trainer.accelerator.unwrap_model(trainer.model)
     assert_finite(history, name)
     if history and abs(history[0]["loss"] - math.log(2)) > FIRST_LOSS_TOLERANCE:
         raise Med42Error(name, f"first loss {history[0]['loss']:.4f}", f"ln 2 = {math.log(2):.4f}: start and reference are the same model",
                          "The reference log-probabilities belong to another model; make the round again.")
-    save_model(model, policy, draft)
-    log = [{key: value for key, value in entry.items() if not key.endswith(("_runtime", "_per_second"))} for entry in history]
-    (draft / "training_log.json").write_text(json.dumps(log, indent=1) + "\n")
     before = read_record(policy).measured.get("held_out", {}) if round_number > 1 else {}
     measured: dict[str, Any] = {"round": round_number, "steps": history[-1]["step"] if history else 0, "pairs": read_record(preferences).measured["pairs"]}
     if history:
@@ -103,7 +101,10 @@ def _train(recipe: Recipe, round_number: int, policy: Path, preferences: Path, d
             "margin_over_sft": held_out["eval_rewards/margins"] + before.get("margin_over_sft", 0.0),
             "preference_gap": held_out["eval_logps/chosen"] - held_out["eval_logps/rejected"],
         }
-    _write_page(recipe, round_number, measured, history, draft)
+    if is_first_process():
+        save_model(model, policy, draft)
+        _write_page(recipe, round_number, measured, history, draft)
+        write_log(history, draft)
     margin = f", margin over SFT {measured['held_out']['margin_over_sft']:.2f}" if held_out else ""
     return Outcome({**measured, "summary": f"{measured['steps']} steps{margin}"}, {"train_seconds": round(time.monotonic() - clock, 2)})
 
@@ -118,3 +119,7 @@ def _write_page(recipe: Recipe, round_number: int, measured: dict[str, Any], his
          *curves(history, {"loss": ("loss",), "reward": ("rewards/chosen", "rewards/rejected"), "margin": ("rewards/margins",), "accuracy": ("rewards/accuracies",)}),
          page.heading("Settings"), page.table(("key", "value"), [(key, str(value)) for key, value in recipe.dpo.model_dump(mode="json").items()])],
     ))
+
+
+if __name__ == "__main__":
+    main(train)

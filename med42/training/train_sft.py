@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,9 @@ from med42.lineage.record import Record, read_record
 from med42.recipe import Recipe
 from med42.report import page
 from med42.report.quiet import work_offline_and_quietly
+from med42.training.launch import is_first_process, main, start
 from med42.training.model import assert_finite, load_model, save_model
-from med42.training.trainer import assert_world_size, curves, progress_callback, score_supervised_positions_only, training_arguments
+from med42.training.trainer import assert_world_size, curves, progress_callback, score_supervised_positions_only, training_arguments, write_log
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate")
 
@@ -32,7 +31,7 @@ def train_sft(recipe: Recipe, base: Path, packed: Path, out: Path, job: Job) -> 
     if read_record(packed).inputs["base"] != read_record(base).digest:
         raise Med42Error(packed, "chunks packed with another base model's tokenizer", "chunks of this base", "Run pack_data for this base.")
     plan = Plan("train_sft", "model", {"seed": recipe.seed, "sft": recipe.sft.model_dump(mode="json")}, {"base": base, "packed": packed}, "training", PACKAGES)
-    return produce(plan, out, job, lambda draft: _train(recipe, base, packed, draft, job))
+    return produce(plan, out, job, lambda draft: start(train, recipe.sft.devices, recipe, {"base": base, "packed": packed}, draft, job))
 
 
 def collate(chunks: list[dict[str, list[int]]], pad: int) -> dict[str, Any]:
@@ -61,13 +60,14 @@ def collate(chunks: list[dict[str, list[int]]], pad: int) -> dict[str, Any]:
     return {"input_ids": ids, "labels": labels, "position_ids": positions}
 
 
-def _train(recipe: Recipe, base: Path, packed: Path, draft: Path, job: Job) -> Outcome:
+def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, job: Job) -> Outcome:
+    """Train with TRL's SFTTrainer on chunks that are packed already; the first process writes the model."""
     work_offline_and_quietly()
     import datasets
     from transformers import AutoTokenizer, PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    settings = recipe.sft
+    settings, base, packed = recipe.sft, inputs["base"], inputs["packed"]
     score_supervised_positions_only()
     assert_world_size(settings.devices.processes)
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -76,36 +76,44 @@ def _train(recipe: Recipe, base: Path, packed: Path, draft: Path, job: Job) -> O
     clock = time.monotonic()
     history: list[dict[str, Any]] = []
     if settings.steps != 0:
-        with tempfile.TemporaryDirectory() as scratch:
-            rows = datasets.Dataset.from_parquet([str(path) for path in sorted(packed.glob("part-*.parquet"))], cache_dir=scratch)
-            arguments = SFTConfig(
-                **training_arguments(settings, recipe.seed, Path(scratch)), per_device_train_batch_size=settings.rows_per_device,
-                dataset_kwargs={"skip_prepare_dataset": True}, packing=False, max_length=None,
-            )
-            trainer = SFTTrainer(
-                model=model, args=arguments, train_dataset=rows, processing_class=tokenizer,
-                data_collator=lambda batch: collate(batch, tokenizer.pad_token_id or 0),
-                callbacks=[progress_callback(Progress(job, "train_sft", 0, "steps"))],
-            )
-            trainer.remove_callback(PrinterCallback)
-            trainer.train()
-            history = trainer.state.log_history
-            model = trainer.accelerator.unwrap_model(trainer.model)
-    assert_finite(history, "train_sft")
-    save_model(model, base, draft)
+        rows = datasets.Dataset.from_parquet([str(path) for path in sorted(packed.glob("part-*.parquet"))], cache_dir=str(scratch))
+        arguments = SFTConfig(
+            **training_arguments(settings, recipe.seed, scratch), per_device_train_batch_size=settings.rows_per_device,
+            dataset_kwargs={"skip_prepare_dataset": True}, packing=False, max_length=None,
+        )
+        trainer = SFTTrainer(
+            model=model, args=arguments, train_dataset=rows, processing_class=tokenizer,
+            data_collator=lambda batch: collate(batch, tokenizer.pad_token_id or 0),
+            callbacks=[progress_callback(Progress(job, "train_sft", 0, "steps"))],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        history = trainer.state.log_history
+        model = trainer.accelerator.unwrap_model(trainer.model)
     logged = [entry for entry in history if "loss" in entry]
-    deterministic = [{key: value for key, value in entry.items() if not key.endswith(("_runtime", "_per_second"))} for entry in logged]
-    (draft / "training_log.json").write_text(json.dumps(deterministic, indent=1) + "\n")
+    assert_finite(logged, "train_sft")
+    if is_first_process():
+        save_model(model, base, draft)
+        _write_page(recipe, logged, draft)
+        write_log(logged, draft)
     steps = logged[-1]["step"] if logged else 0
     seconds = time.monotonic() - clock
     measured: dict[str, Any] = {"steps": steps, "rows_per_step": settings.rows_per_step, "tokens_per_step": settings.rows_per_step * recipe.pack.chunk,
                                 "epochs": steps * settings.rows_per_step / chunks}
     if logged:
         measured |= {"first_loss": logged[0]["loss"], "last_loss": logged[-1]["loss"]}
-    (draft / "page.html").write_text(page.page(
-        "Supervised fine-tuning", f"{steps:,} steps of {settings.rows_per_step} chunks x {recipe.pack.chunk:,} tokens.",
-        [page.heading("Curves"), *curves(history, {"loss": ("loss",), "learning rate": ("learning_rate",), "gradient norm": ("grad_norm",)}),
-         page.heading("Settings"), page.table(("key", "value"), [(key, str(value)) for key, value in settings.model_dump(mode="json").items()])],
-    ))
     loss = f", loss {measured['first_loss']:.2f} -> {measured['last_loss']:.2f}" if logged else ""
     return Outcome({**measured, "summary": f"{steps:,} steps{loss}"}, {"train_seconds": round(seconds, 2)})
+
+
+def _write_page(recipe: Recipe, logged: list[dict[str, Any]], draft: Path) -> None:
+    settings, steps = recipe.sft, logged[-1]["step"] if logged else 0
+    (draft / "page.html").write_text(page.page(
+        "Supervised fine-tuning", f"{steps:,} steps of {settings.rows_per_step} chunks x {recipe.pack.chunk:,} tokens.",
+        [page.heading("Curves"), *curves(logged, {"loss": ("loss",), "learning rate": ("learning_rate",), "gradient norm": ("grad_norm",)}),
+         page.heading("Settings"), page.table(("key", "value"), [(key, str(value)) for key, value in settings.model_dump(mode="json").items()])],
+    ))
+
+
+if __name__ == "__main__":
+    main(train)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,16 @@ def progress_callback(progress: Progress) -> Any:
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
             shown = {key: logs[key] for key in ("loss", "rewards/margins") if logs and key in logs}
-            if state.global_step and "loss" in shown:
+            if state.is_world_process_zero and state.global_step and "loss" in shown:
                 progress.step(state.global_step, **shown)
 
     return Teller()
+
+
+def write_log(logged: list[dict[str, Any]], draft: Path) -> None:
+    """Write the logged values without those of the clock, which differ from run to run."""
+    kept = [{key: value for key, value in entry.items() if not key.endswith(("_runtime", "_per_second"))} for entry in logged]
+    (draft / "training_log.json").write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def curves(history: list[dict[str, Any]], wanted: dict[str, tuple[str, ...]]) -> list[Markup]:
