@@ -2,6 +2,8 @@
 
     python -m components.readme            write components/README.md and components/<stage>/README.md
     python -m components.readme --check    name every README that says something else, and exit with 1
+
+What a README should say better is said better in `component.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import argparse
 import ast
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +58,13 @@ def readme(stage: str) -> str:
     """What a component does, takes and gives, and where it is used."""
     component = _component(stage)
     spec = component.component_spec
-    inputs, parameters = [], []
-    for name, entry in spec.inputs.items():
-        (inputs if entry.type.startswith("system.") else parameters).append((name, entry))
+    inputs = [(name, entry) for name, entry in spec.inputs.items() if entry.type.startswith("system.")]
+    parameters = [(name, entry) for name, entry in spec.inputs.items() if not entry.type.startswith("system.")]
     told = _told(component)
     parts = [
         f"# {stage}",
         MADE_FROM.format(source="`component.py`"),
-        importlib.import_module(f"components.{stage}.component").__doc__,
+        _purpose(stage),
         spec.description,
         f"The work is done by `{worker(stage)}`, in the image `{image(stage)}`.",
         *_section("Inputs", inputs, told),
@@ -77,8 +78,7 @@ def readme(stage: str) -> str:
 
 def index(stages: list[str]) -> str:
     """The page that leads to every component."""
-    rows = [(f"[{stage}]({stage}/README.md)", importlib.import_module(f"components.{stage}.component").__doc__, f"`{image(stage)}`")
-            for stage in stages]
+    rows = [(f"[{stage}]({stage}/README.md)", _purpose(stage), f"`{image(stage)}`") for stage in stages]
     return "\n\n".join([
         "# Components",
         MADE_FROM.format(source="the components"),
@@ -118,6 +118,10 @@ def _component(stage: str) -> Any:
     return getattr(importlib.import_module(f"components.{stage}.component"), stage)
 
 
+def _purpose(stage: str) -> str:
+    return importlib.import_module(f"components.{stage}.component").__doc__ or ""
+
+
 def _story() -> ast.Module:
     return ast.parse(STORY.read_text(encoding="utf-8"))
 
@@ -141,7 +145,7 @@ def _type(entry: Any) -> str:
     return ("list of " if entry.is_artifact_list else "") + name + (", optional" if getattr(entry, "optional", False) else "")
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *(tuple(" ".join(cell.split()).replace("|", "\\|") for cell in row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -14,6 +14,7 @@ from med42.evaluation.prepare_benchmarks import find_converter as benchmark_conv
 from med42.lineage.journal import Job
 from med42.preferences.build_preferences import find_converter as preference_converter
 from med42.recipe import Recipe, recipe_digest
+from med42.recipe.derived import shape_of
 from med42.recipe.schema import FileOrigin, HubBase, HubOrigin
 from med42.report import page
 
@@ -27,12 +28,6 @@ class Verdict:
     check: str
     passed: bool
     found: str
-
-
-def shape_of(recipe: Recipe) -> str:
-    """What of a recipe is built into a compiled pipeline: its sources, its rounds, how its base is made."""
-    return (f"sources {', '.join(sorted(recipe.sources))}; {len(recipe.dpo.rounds)} rounds; base {recipe.base.kind}; "
-            f"every round scored {recipe.evaluation.every_round}")
 
 
 def preflight(recipe: Recipe, shape: str, job: Job, markdown: Path, html: Path) -> None:

@@ -2,6 +2,8 @@
 
     python -m pipelines.golden            compile them again
     python -m pipelines.golden --check    name every one that would change, and exit with 1
+
+A change of a golden file belongs into the same commit as the change that made it.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         drifted = True
         if check:
-            print(f"{path}: differs from what the code compiles; run `python -m pipelines.golden` and look at the difference", file=sys.stderr)
+            print(f"{path}: differs from what the code compiles; run `python -m pipelines.golden`", file=sys.stderr)
         else:
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)

@@ -22,8 +22,8 @@ from components.seal_audit.component import seal_audit
 from components.train_dpo.component import train_dpo
 from components.train_sft.component import train_sft
 from med42.cluster.profile import Profile
-from med42.preflight import shape_of
 from med42.recipe import Recipe, dump_recipe
+from med42.recipe.derived import shape_of
 from med42.recipe.schema import RandomBase
 from pipelines.placement import place
 
@@ -31,8 +31,10 @@ from pipelines.placement import place
 def med42_v2(experiment: Recipe, profile: Profile) -> Any:
     """The pipeline of a recipe on a cluster profile, ready to compile or to run locally."""
     resolved, shape = dump_recipe(experiment), shape_of(experiment)
+    # Kubeflow's database may refuse a pipeline with characters beyond ASCII; the recipe itself comes escaped.
+    title = experiment.title.encode("ascii", "replace").decode()
 
-    @dsl.pipeline(name=f"med42-{experiment.name.replace('.', '-')}", description=experiment.title)
+    @dsl.pipeline(name=f"med42-{experiment.name.replace('.', '-')}", description=title)
     def pipeline(recipe: str = resolved, overrides: str = "", push_to: str = "", data_root: str = "", store: str = "",
                  run: str = "") -> None:
         def on_its_pool(task: Any, shown_as: str = "") -> Any:

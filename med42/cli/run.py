@@ -1,8 +1,10 @@
 """Running a recipe on this machine: the compiled pipeline's own components, one after the other.
 
-WORK/store/<stage>/<fingerprint>/   finished artifacts, used again by later runs
-WORK/runs/<run>/                    one run: its artifacts (hard links), log.txt, report.html, the bundle
-WORK/releases/<recipe>-<digest8>/   the pushed model, for recipes that push to a folder
+    WORK/store/<stage>/<fingerprint>/   finished artifacts, used again by later runs
+    WORK/runs/<run>/                    one run: its artifacts (hard links), log.txt, report.html, the bundle
+    WORK/releases/<recipe>-<digest8>/   the pushed model, for recipes that push to a folder
+
+A run that is started after one that failed goes on from the last finished stage.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any
 from rich.console import Console
 
 from med42.cli.report import write_report
-from med42.cli.screen import Screen, print_scores
+from med42.cli.screen import Screen, print_decision, print_scores
 from med42.cli.verify import print_verdict
 from med42.cluster.profile import load_profile
 from med42.errors import Med42Error
@@ -88,7 +90,8 @@ def run_recipe(recipe: Recipe, runner: str, work: Path, data_root: Path | None, 
     copy_file(outputs["seal_audit"] / bundle.name, bundle)
     report = write_report(recipe, place.folder, events, outputs)
     print_scores(recipe, outputs, console)
-    console.print(f"\nreport  {_shown(report)}\nbundle  {_shown(bundle)}", highlight=False, soft_wrap=True)
+    print_decision(outputs, console)
+    console.print(f"report  {_shown(report)}\nbundle  {_shown(bundle)}", highlight=False, soft_wrap=True)
     if "push_model" in outputs:
         kind, _, folder = push_to.partition(":")
         pushed = _shown(Path(folder)) if kind == "directory" else push_to or recipe.push.repo

@@ -44,7 +44,8 @@ class Screen:
 
     def _watch(self, console: Console) -> None:
         if console.is_terminal:
-            with Live(console=console, refresh_per_second=8, transient=False) as live:
+            # The process prints into its log; without this, Live would take its prints and show them.
+            with Live(console=console, refresh_per_second=8, redirect_stdout=False, redirect_stderr=False) as live:
                 while not self._done.wait(0.15):
                     live.update(stage_table(self._events()))
                 live.update(stage_table(self._events()))
@@ -95,6 +96,15 @@ def print_scores(recipe: Recipe, outputs: dict[str, Path], console: Console) -> 
                       f"[bold]{100 * entry['average']:.1f}[/]", _margin(entry["label"], outputs))
     console.print()
     console.print(table)
+
+
+def print_decision(outputs: dict[str, Path], console: Console) -> None:
+    """The verdict, and every gate that is not met."""
+    decision = json.loads((outputs["decide_release"] / "decision.json").read_text())
+    unmet = [f"{verdict['score']} {verdict['found']:.1%}, {verdict['rule']}" for verdict in decision["verdicts"] if not verdict["met"]]
+    word = "[bold green]approved[/]" if decision["approved"] else "[bold red]refused[/], nothing was pushed:"
+    met = f"{len(decision['verdicts'])} gates met"
+    console.print(f"\ngates   {word} {'; '.join(unmet) or met}", highlight=False)
 
 
 def _margin(label: str, outputs: dict[str, Path]) -> str:

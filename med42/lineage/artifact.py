@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 from med42.errors import Med42Error
-from med42.lineage.digest import canonical
+from med42.lineage.digest import canonical, folder_files
 from med42.lineage.journal import Job
 from med42.lineage.provenance import code_digest, commit, machine, package_versions, processors
 from med42.lineage.record import (
@@ -143,7 +143,10 @@ def copy_artifact(source: Path, target: Path) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        shutil.copytree(source, draft, copy_function=_link_or_copy)
+        # Not by shutil.copytree, whose error does not tell a full disk from any other trouble.
+        for name in folder_files(source):
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            _link_or_copy(source / name, draft / name)
         _replace(draft, target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -223,8 +226,8 @@ def _replace(draft: Path, target: Path) -> None:
     draft.rename(target)
 
 
-def _link_or_copy(source: str, target: str) -> None:
+def _link_or_copy(source: Path, target: Path) -> None:
     try:
-        os.link(source, target)
+        target.hardlink_to(source)
     except OSError:
         shutil.copy2(source, target)

@@ -68,7 +68,7 @@ def unpack(content: bytes, where: object) -> Bundle:
         index = json.loads(entries[INDEX])
         listed: dict[str, str] = index["entries"]
         told = {key: index[key] for key in ("schema", "recipe", "recipe_digest", "subject")}
-        if not isinstance(listed, dict) or not {RECIPE, REPORT} <= listed.keys() or not all(isinstance(value, str) for value in told.values()):
+        if not isinstance(listed, dict) or not {RECIPE, REPORT} <= listed.keys() or {type(value) for value in told.values()} != {str}:
             raise ValueError("without the recipe, the report or a name")
     except (KeyError, ValueError, TypeError) as error:
         raise Med42Error(f"{where}, {INDEX}", f"an unreadable index ({error!r})", "the index that was sealed",
@@ -78,7 +78,8 @@ def unpack(content: bytes, where: object) -> Bundle:
         if found != listed.get(name):
             raise Med42Error(f"{where}, {name}", f"sha256 {found[:16]}", f"{str(listed.get(name, 'no such entry'))[:16]}",
                              "The bundle was changed after it was sealed.")
-    if told["schema"] != SCHEMA or told["recipe_digest"] != listed.get(RECIPE) or canonical(index) != entries[INDEX]:
+    fits = told["schema"] == SCHEMA and told["recipe_digest"] == listed[RECIPE] and index.keys() == {"entries", *told}
+    if not fits or canonical(index) != entries[INDEX]:
         raise Med42Error(f"{where}, {INDEX}", "an index that does not fit the entries", f"schema {SCHEMA} and the recipe's digest",
                          "The bundle was changed.")
     records = {}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from med42.errors import Med42Error
 from med42.recipe import Recipe
 
 
@@ -41,10 +42,14 @@ class Job:
         words = " ".join(f"{key}={_short(value)}" for key, value in facts.items())
         print(f"[{name}] {event} {words}".rstrip(), flush=True)
         if self.journal:
-            self.journal.parent.mkdir(parents=True, exist_ok=True)
             line = json.dumps({"time": time.time(), "name": name, "event": event, **facts})
-            with self.journal.open("a", encoding="utf-8") as handle:
-                handle.write(line + "\n")
+            try:
+                self.journal.parent.mkdir(parents=True, exist_ok=True)
+                with self.journal.open("a", encoding="utf-8") as handle:
+                    handle.write(line + "\n")
+            except OSError as error:
+                raise Med42Error(self.journal, error.strerror or str(error), "a journal that can be written to",
+                                 "Free space or choose another folder for the store.") from error
 
     @contextmanager
     def telling(self, name: str) -> Iterator[dict[str, Any]]:

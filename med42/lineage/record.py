@@ -115,9 +115,9 @@ def read_ancestry(artifact: Path) -> dict[str, Record]:
     """All records that an artifact descends from, by digest, its own not included."""
     where = artifact / ANCESTRY
     try:
-        texts = json.loads(_read(where, "an artifact with its ancestry"))
-    except json.JSONDecodeError as error:
-        raise Med42Error(where, f"text that is not JSON ({error})", "a mapping of records", "Make the artifact again.") from error
+        texts = dict[str, Any](json.loads(_read(where, "an artifact with its ancestry")))
+    except (ValueError, TypeError) as error:
+        raise Med42Error(where, f"text that is not a JSON mapping ({error})", "a mapping of records", "Make the artifact again.") from error
     ancestry = {digest: parse_record(json.dumps(value), where) for digest, value in texts.items()}
     for digest, record in ancestry.items():
         if record.digest != digest:

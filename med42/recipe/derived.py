@@ -48,6 +48,12 @@ def derived_facts(recipe: Recipe) -> list[Fact]:
     return [*_sft_facts(recipe), *_dpo_facts(recipe), *_mix_facts(recipe)]
 
 
+def shape_of(recipe: Recipe) -> str:
+    """What of a recipe is built into a compiled pipeline: its sources, its rounds, how its base is made."""
+    return (f"sources {', '.join(sorted(recipe.sources))}; {len(recipe.dpo.rounds)} rounds; base {recipe.base.kind}; "
+            f"every round scored {recipe.evaluation.every_round}")
+
+
 def expected_rows(recipe: Recipe) -> dict[str, int | None]:
     """Rows that each source gives to the mix; None where that depends on what the source turns out to hold."""
     sources = recipe.sources

@@ -29,6 +29,7 @@ def training_arguments(settings: Sft | Dpo, seed: int, scratch: Path) -> dict[st
         "num_train_epochs": settings.epochs, "max_steps": settings.steps if settings.steps is not None else -1,
         "gradient_accumulation_steps": settings.accumulation, "bf16": settings.dtype == "bfloat16",
         "activation_checkpointing": settings.activation_checkpointing, "logging_steps": settings.log_every, "logging_first_step": True,
+        "logging_nan_inf_filter": False,  # else a loss that is not a number is logged as the one before it
         "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "remove_unused_columns": False, "dataloader_pin_memory": False,
     }
 
@@ -56,7 +57,7 @@ def assert_world_size(expected: int) -> None:
     """
     found = int(os.environ.get("WORLD_SIZE", "1"))
     if found != expected:
-        raise Med42Error("WORLD_SIZE", f"{found} processes", f"{expected}, the recipe's nodes x GPUs", "Launch with torchrun as docs/training.md shows.")
+        raise Med42Error("WORLD_SIZE", f"{found} processes", f"{expected}, the recipe's nodes x GPUs", "Launch with torchrun; med42.training.launch names the contract.")
 
 
 def progress_callback(progress: Progress) -> Any:

@@ -1,0 +1,246 @@
+"""The `med42` command as people run it: what it prints, how it refuses, and what it does without the heavy libraries."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from med42.lineage.artifact import Outcome, Plan, produce
+from med42.lineage.journal import Job
+from med42.recipe import load_recipe, parse_recipe, recipe_digest, shipped_recipes
+from med42.release.decide_release import decide_release
+from med42.release.seal_audit import seal_audit
+
+MED42 = Path(sys.executable).with_name("med42")
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "GITHUB_ACTIONS", "PYTHONPATH")}
+EXAM_FILE = "sources.exam.origin={kind: file, files: [exam.jsonl]}"
+
+# What the base package does without; kfp is added where the command needs none.
+HEAVY = ("accelerate", "datasets", "lm_eval", "torch", "transformers", "trl",
+         "huggingface_hub", "matplotlib", "numpy", "pandas", "pyarrow", "tokenizers")
+BLOCKER = '''
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {names!r}:
+            raise ModuleNotFoundError(f"{{name}} is blocked by this test", name=name)
+
+sys.meta_path.insert(0, Blocker())
+'''
+
+
+def med42(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The installed command, in a folder of its own and on a wide screen."""
+    return subprocess.run([MED42, *map(str, arguments)], cwd=cwd, env={**ENVIRONMENT, "COLUMNS": "250", "NO_COLOR": "1", **environment},
+                          capture_output=True, text=True, timeout=60)
+
+
+def refusal(*arguments: object, cwd: Path, **environment: str) -> str:
+    """The one readable error that a command ends in."""
+    told = med42(*arguments, cwd=cwd, **environment)
+    assert told.returncode == 1, told
+    assert told.stderr.startswith("error ")
+    assert told.stderr.count("\n") == 1, told.stderr
+    assert "Traceback" not in told.stdout + told.stderr
+    return told.stderr
+
+
+def answer(*arguments: object, cwd: Path, **environment: str) -> str:
+    """What a command prints that ends well."""
+    told = med42(*arguments, cwd=cwd, **environment)
+    assert (told.returncode, told.stderr) == (0, ""), told
+    return told.stdout
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the bundle of a refusal, and the artifacts that it is about."""
+    folder, recipe, job = tmp_path_factory.mktemp("sealed"), load_recipe("tiny"), Job("test")
+
+    def build(draft: Path) -> Outcome:
+        (draft / "scores.json").write_text("{}\n")
+        scores = dict.fromkeys(recipe.evaluation.benchmarks, 0.25)
+        return Outcome({"history": [{"label": "base", "average": 0.25, "scores": scores}], "summary": "average 25.0%"})
+
+    produce(Plan("evaluate_model", "scores", {}, {}, "evaluation", name="evaluate_model-base"), folder / "scores", job, build)
+    decide_release(recipe, folder / "scores", folder / "decision", job)
+    seal_audit(recipe, folder / "decision", folder / "sealed", job)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(sealed: Path) -> Path:
+    [path] = (sealed / "sealed").glob("*.med42")
+    return path
+
+
+@pytest.fixture
+def blocked(tmp_path: Path):
+    """Environment of a process that cannot import the named packages."""
+    def blocking(*names: str) -> dict[str, str]:
+        folder = tmp_path / "blocker"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(BLOCKER.format(names=set(names)))
+        return {"PYTHONPATH": str(folder)}
+
+    return blocking
+
+
+# --- what it prints -------------------------------------------------------------------------------
+
+
+def test_help_names_every_command(tmp_path):
+    told = answer("--help", cwd=tmp_path)
+    assert all(re.search(rf"\b{command}\b", told) for command in ("recipes", "check", "run", "compile", "audit"))
+    assert "verify" in answer("audit", "--help", cwd=tmp_path)
+
+
+def test_recipes_lists_every_shipped_recipe(tmp_path):
+    lines = answer("recipes", cwd=tmp_path).splitlines()
+    assert [line.split()[0] for line in lines[1:]] == shipped_recipes()
+
+
+def test_check_prints_the_digest_and_what_follows(tmp_path):
+    told = answer("check", "tiny", cwd=tmp_path)
+    assert f"recipe digest {recipe_digest(load_recipe('tiny'))}" in told
+    assert re.search(r"^SFT tokens a step +2,048 +- ", told, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("fact", "ours", "paper", "mark"), [
+    ("SFT tokens a step", "262,144", "262,144", "same"),
+    ("SFT GPUs", "16", "16", "same"),
+    ("SFT steps", "5,322", "5,321", "agrees"),
+    ("rows in all", "1,296,471", "1,296,471", "same"),
+    ("medical rows that Table 5 lists", "547,542", "952,942", "differs"),
+])
+def test_check_prints_the_papers_figures_beside_ours(fact, ours, paper, mark, paper_check):
+    assert re.search(rf"^{fact} +{ours} +{paper} +{mark} ", paper_check, re.MULTILINE), paper_check
+
+
+@pytest.fixture(scope="module")
+def paper_check(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return answer("check", "llama3-8b", cwd=tmp_path_factory.mktemp("check"))
+
+
+def test_check_tells_a_change_of_the_recipe(tmp_path):
+    told = answer("check", "llama3-8b", "--set", "sft.rows_per_device=1", cwd=tmp_path)
+    assert re.search(r"^SFT tokens a step +131,072 +262,144 +differs ", told, re.MULTILINE)
+
+
+@pytest.mark.parametrize("changes", [[], ["sft.steps=9", "title=Ä \u2695"]])
+def test_check_json_is_the_whole_recipe(tmp_path, changes):
+    told = answer("check", "tiny", "--json", *(word for change in changes for word in ("--set", change)), cwd=tmp_path)
+    assert parse_recipe(told) == load_recipe("tiny", changes)
+    (tmp_path / "again.yaml").write_text(told)
+    assert json.loads(answer("check", "again.yaml", "--json", cwd=tmp_path)) == json.loads(told)
+
+
+def test_compile_says_what_it_wrote(tmp_path):
+    told = answer("compile", "tiny", "-o", "new/tiny.yaml", cwd=tmp_path)
+    size = (tmp_path / "new" / "tiny.yaml").stat().st_size
+    assert told == f"new/tiny.yaml: {size:,} bytes, recipe {recipe_digest(load_recipe('tiny'))[:12]}, profile default\n"
+
+
+def test_verify_says_what_was_checked(tmp_path, sealed, bundle):
+    assert answer("audit", "verify", bundle, cwd=tmp_path) == f"verified {bundle}: 2 records, chain complete to decide_release\n"
+    assert "every file of 2 artifacts as recorded" in answer("audit", "verify", bundle, "--artifacts", sealed, cwd=tmp_path)
+
+
+# --- how it refuses -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["check", "llama3-8"], ["recipe 'llama3-8'", "Did you mean 'llama3-8b'?"]),
+    (["check", "absent.yaml"], ["absent.yaml", "no such file"]),
+    (["check", "tiny", "--set", "sft.learning_rat=1"], ["unknown key 'learning_rat'", "nearest known key is 'learning_rate'"]),
+    (["check", "tiny", "--set", "sft.epochs=many"], ["sft.epochs: 'many'", "valid number"]),
+    (["check", "tiny", "--set", "sft.steps"], ["override 'sft.steps'", "key.path=value"]),
+    (["compile", "tiny", "-o", "x.yaml", "--profile", "huge"], ["profile 'huge'", "default, gpu-pool"]),
+    (["compile", "tiny", "-o", "file/x.yaml"], ["file", "a file that can be written"]),
+    (["run", "tiny", "--work", "file"], ["a work folder that this user can write", "--work DIR"]),
+    (["run", "tiny", "--work", "python3-runs"], ["the word 'python3'", "choose another folder"]),
+    (["run", "tiny", "--runner", "podman"], ["--runner", "'podman'", "subprocess or docker"]),
+    (["audit", "verify", "absent.med42"], ["absent.med42", "No such file", "a bundle"]),
+    (["audit", "verify", "."], ["Is a directory", "a bundle"]),
+    (["audit", "verify", "file"], ["file", "no bundle"]),
+    (["audit", "verify", "random.med42"], ["random.med42", "no bundle"]),
+])
+def test_one_readable_error(tmp_path, arguments, words):
+    (tmp_path / "file").touch()
+    (tmp_path / "random.med42").write_bytes(bytes(range(256)) * 8)
+    told = refusal(*arguments, cwd=tmp_path)
+    assert all(word in told for word in words), told
+
+
+@pytest.mark.parametrize(("data_root", "words"), [
+    ([], "found 1 files to look up; expected a folder to look them up in. Give --data-root DIR."),
+    (["--data-root", "absent"], "found no exam.jsonl (sources.exam); expected every file the recipe names."),
+])
+def test_missing_data_are_told_before_any_work(tmp_path, data_root, words):
+    told = refusal("run", "tiny", "--work", "work", "--set", EXAM_FILE, *data_root, cwd=tmp_path)
+    assert told.startswith("error stage preflight: ")
+    assert words in told
+    assert [path.name for path in (tmp_path / "work" / "store").iterdir()] == ["journal"]
+
+
+def test_a_changed_artifact_is_named_and_fails(tmp_path, sealed, bundle):
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", sealed, copy], check=True)
+    (copy / "scores" / "scores.json").write_text("[]\n")
+    told = med42("audit", "verify", bundle, "--artifacts", copy, cwd=tmp_path)
+    assert (told.returncode, told.stderr) == (1, "")
+    assert "changed" in told.stdout
+    assert "scores.json" in told.stdout
+    assert "FAILED" in told.stdout
+
+
+def test_a_changed_bundle_is_refused(tmp_path, bundle):
+    content = bytearray(bundle.read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "changed.med42").write_bytes(content)
+    assert "changed" in refusal("audit", "verify", "changed.med42", cwd=tmp_path)
+
+
+# --- without the heavy libraries ------------------------------------------------------------------
+
+
+def test_control_the_blocker_blocks_and_the_libraries_are_there(blocked):
+    names = [*HEAVY, "kfp"]
+    program = f"""
+import importlib.util
+for name in {names!r}:
+    try:
+        print(name, importlib.util.find_spec(name) is not None)
+    except ImportError as error:
+        print(error)
+"""
+    def told(environment: dict[str, str]) -> list[str]:
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    assert told(ENVIRONMENT) == [f"{name} True" for name in names]
+    assert told({**ENVIRONMENT, **blocked(*names)}) == [f"{name} is blocked by this test" for name in names]
+
+
+def test_reading_checking_and_verifying_need_no_heavy_library_and_no_kfp(tmp_path, blocked, sealed, bundle):
+    environment = blocked(*HEAVY, "kfp")
+    assert "compile" in answer("--help", cwd=tmp_path, **environment)
+    assert "llama3-8b" in answer("recipes", cwd=tmp_path, **environment)
+    assert "262,144" in answer("check", "llama3-8b", cwd=tmp_path, **environment)
+    assert answer("check", "tiny", "--json", cwd=tmp_path, **environment).startswith("{")
+    assert "verified" in answer("audit", "verify", bundle, "--artifacts", sealed, cwd=tmp_path, **environment)
+
+
+def test_compiling_needs_no_heavy_library(tmp_path, blocked):
+    assert "bytes" in answer("compile", "tiny", "-o", "tiny.yaml", cwd=tmp_path, **blocked(*HEAVY))
+    assert (tmp_path / "tiny.yaml").is_file()
+
+
+@pytest.mark.parametrize("arguments", [["compile", "tiny", "-o", "tiny.yaml"], ["run", "tiny", "--work", "work"]])
+def test_without_kfp_the_extra_is_named(tmp_path, blocked, arguments):
+    assert "kfp: found not installed" in refusal(*arguments, cwd=tmp_path, **blocked("kfp"))
