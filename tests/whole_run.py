@@ -47,7 +47,8 @@ def journal(work, run):
 
 
 def start(work, recipe, *options):
-    return subprocess.Popen([MED42, "run", recipe, "--work", work, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    command = [MED42, "run", recipe, "--work", work, *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
 
 def run_of(output):

@@ -24,7 +24,7 @@ def _mark(fact: Fact) -> str:
         return ""
     if not fact.agrees:
         return "[bold red]differs[/]"
-    return "[green]same[/]" if fact.ours == fact.paper else "[green]agrees[/]"
+    return "[green]same[/]" if _number(fact.ours) == _number(fact.paper) else "[green]agrees[/]"
 
 
 def _number(value: float | int | None) -> str:

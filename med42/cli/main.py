@@ -6,6 +6,7 @@ Nothing here needs torch, and only `run` and `compile` need kfp.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,11 @@ SetOption = Annotated[
 ]
 
 
+def _console() -> Console:
+    """The terminal, or, where output goes to a file or a pipe, lines wide enough for the tables."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+
+
 @contextmanager
 def _told_plainly() -> Iterator[None]:
     """Print an error that a person can mend, without a traceback, and exit with 1."""
@@ -46,7 +52,7 @@ def recipes() -> None:
         recipe = load_recipe(name)
         base = recipe.base.repo if recipe.base.kind == "hub" else f"random, {recipe.base.layers} layers"
         table.add_row(name, base, str(len(recipe.sources)), str(len(recipe.dpo.rounds)), recipe.title)
-    Console().print(table)
+    _console().print(table)
 
 
 @app.command()
@@ -63,7 +69,7 @@ def check(
         if as_json:
             print(json.dumps(json.loads(dump_recipe(resolved)), indent=1))
         else:
-            print_check(resolved, Console())
+            print_check(resolved, _console())
 
 
 @app.command()
@@ -79,7 +85,7 @@ def run(
     from med42.cli.run import run_recipe
 
     with _told_plainly():
-        passed = run_recipe(load_recipe(recipe, changes), runner, work, data_root, push_to, Console())
+        passed = run_recipe(load_recipe(recipe, changes), runner, work, data_root, push_to, _console())
     raise typer.Exit(0 if passed else 1)
 
 
@@ -97,7 +103,7 @@ def compile_(
     with _told_plainly():
         resolved = load_recipe(recipe, changes)
         size = compile_recipe(resolved, load_profile(profile), output)
-        Console(highlight=False).print(f"{output}: {size:,} bytes, recipe {recipe_digest(resolved)[:12]}, profile {profile}")
+        _console().print(f"{output}: {size:,} bytes, recipe {recipe_digest(resolved)[:12]}, profile {profile}")
 
 
 @audit.command()
@@ -109,7 +115,7 @@ def verify(
     from med42.cli.verify import print_verdict
 
     with _told_plainly():
-        passed = print_verdict(bundle, artifacts, Console(highlight=False))
+        passed = print_verdict(bundle, artifacts, _console())
     raise typer.Exit(0 if passed else 1)
 
 

@@ -1,4 +1,4 @@
-"""The page of a whole run: its stages, its scores, and a link to every stage's own page."""
+"""The page of a whole run: verdict, scores, every row accounted for, and a link to every stage's own page."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from med42.lineage.record import read_record
 from med42.recipe import Recipe, recipe_digest
 from med42.report import page
 
@@ -22,27 +23,69 @@ def write_report(recipe: Recipe, folder: Path, events: list[dict[str, Any]], out
         events: the journal's finished events.
         outputs: artifact folders by stage name.
     """
-    scored = [path for name, path in outputs.items() if name.startswith("evaluate_model-")]
-    history = max((json.loads((path / "scores.json").read_text())["history"] for path in scored), key=len)
-    benchmarks = list(recipe.evaluation.benchmarks)
     decision = json.loads((outputs["decide_release"] / "decision.json").read_text())
+    verdict = "Every gate is met." if decision["approved"] else "Refused: a gate is not met."
     blocks = [
         page.heading("Decision"),
-        page.paragraph("Every gate is met." if decision["approved"] else "Refused: a gate is not met.",
-                       "good" if decision["approved"] else "bad"),
-        page.heading("Scores in % from model to model"),
-        page.table(("model", *benchmarks, "average"), [
-            (entry["label"], *(f"{100 * entry['scores'][name]:.1f}" for name in benchmarks), f"{100 * entry['average']:.1f}")
-            for entry in history]),
-        page.heading("Stages"),
-        page.table(("stage", "seconds", "what came out", "made by run", "digest"), [
-            (_link(event["name"], outputs.get(event["name"]), folder), f"{event['seconds']:.1f}", event.get("summary", ""),
-             event.get("made_by", ""), event.get("digest", "")[:16])
-            for event in events]),
+        page.paragraph(verdict, "good" if decision["approved"] else "bad"),
+        *_scores(recipe, outputs),
+        *_rounds(outputs),
+        *_accounts(outputs),
+        *_stages(folder, events, outputs),
     ]
     path = folder / "report.html"
     path.write_text(page.page(f"Run of {recipe.name}", f"{recipe.title}. Recipe {recipe_digest(recipe)[:16]}, run {folder.name}.", blocks))
     return path
+
+
+def last_scores(outputs: dict[str, Path]) -> dict[str, Any]:
+    """The scores that tell the whole way: those with the longest history."""
+    scored = [json.loads((path / "scores.json").read_text()) for name, path in outputs.items() if name.startswith("evaluate_model-")]
+    return max(scored, key=lambda scores: len(scores["history"]))
+
+
+def _scores(recipe: Recipe, outputs: dict[str, Path]) -> list[Markup]:
+    last, names = last_scores(outputs), list(recipe.evaluation.benchmarks)
+    rows = [
+        (entry["label"], *(f"{100 * entry['scores'][name]:.1f}" for name in names), f"{100 * entry['average']:.1f}") for entry in last["history"]
+    ]
+    for title, key in (("guessing", "guessing"), ("always the same answer", "same_answer")):
+        rows.append((title, *(f"{100 * last['scores'][name][key]:.1f}" for name in names), ""))
+    return [
+        page.heading("Scores in %, from model to model"),
+        page.table(("model", *names, "average"), rows),
+        page.paragraph("A score is worth what it has above guessing and above always giving the same answer.", "note"),
+    ]
+
+
+def _rounds(outputs: dict[str, Path]) -> list[Markup]:
+    records = [read_record(path).measured for name, path in sorted(outputs.items()) if name.startswith("train_dpo-")]
+    records = [measured for measured in records if "held_out" in measured]
+    if not records:
+        return []
+    rows = [(measured["round"], measured["pairs"], measured["steps"], *measured["held_out"].values()) for measured in records]
+    header = ("round", "pairs", "steps", *(key.replace("_", " ") for key in records[0]["held_out"]))
+    return [page.heading("Rounds of DPO, on pairs that no round trains on"), page.table(header, rows)]
+
+
+def _accounts(outputs: dict[str, Path]) -> list[Markup]:
+    rows = []
+    for name, path in outputs.items():
+        for source, account in read_record(path).measured.get("accounts", {}).items():
+            dropped = sum(account["dropped"].values())
+            reasons = "; ".join(f"{count:,} {reason}" for reason, count in account["dropped"].items())
+            rows.append((name, source, account["read"], account["kept"], dropped, account["read"] == account["kept"] + dropped, reasons))
+    header = ("stage", "source", "read", "kept", "left out", "adds up", "why")
+    return [page.heading("Every row accounted for: read = kept + left out"), page.table(header, rows)]
+
+
+def _stages(folder: Path, events: list[dict[str, Any]], outputs: dict[str, Path]) -> list[Markup]:
+    rows = [
+        (_link(event["name"], outputs.get(event["name"]), folder), f"{event['seconds']:.1f}", event.get("summary", ""),
+         event["made_by"] if event.get("reused") else "this run", event.get("digest", "")[:16])
+        for event in events
+    ]
+    return [page.heading("Stages"), page.table(("stage", "seconds", "what came out", "made by", "digest"), rows)]
 
 
 def _link(name: str, artifact: Path | None, folder: Path) -> Markup | str:

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from med42.cli.report import last_scores
 from med42.lineage.journal import Job, read_journal
 from med42.recipe import Recipe
 
@@ -88,8 +89,7 @@ def stage_table(events: list[dict[str, Any]]) -> Table:
 
 def print_scores(recipe: Recipe, outputs: dict[str, Path], console: Console) -> None:
     """Scores from base to the last round, and the margin on held-out pairs beside each round."""
-    scored = [path for name, path in outputs.items() if name.startswith("evaluate_model-")]
-    history = max((json.loads((path / "scores.json").read_text())["history"] for path in scored), key=len)
+    history = last_scores(outputs)["history"]
     table = Table("model", *recipe.evaluation.benchmarks, "average", "margin", box=None, header_style="dim", pad_edge=False)
     for entry in history:
         table.add_row(entry["label"], *(f"{100 * entry['scores'][name]:.1f}" for name in recipe.evaluation.benchmarks),

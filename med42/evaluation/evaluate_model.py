@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,8 @@ def _evaluate(recipe: Recipe, label: str, model: Path, benchmarks: Path, earlier
     seconds = time.monotonic() - clock
     scores = {name: _benchmark_score(recipe, name, [row for row in results if row["benchmark"] == name])
               for name in recipe.evaluation.benchmarks}
+    for name, score in scores.items():
+        score.update(_without_knowledge([item for item in items if item["benchmark"] == name]))
     counted = [scores[name]["score"] for name, benchmark in recipe.evaluation.benchmarks.items() if benchmark.in_average]
     average = sum(counted) / len(counted) if counted else 0.0
     history.append({"label": label, "average": average, "scores": {name: score["score"] for name, score in scores.items()}})
@@ -136,6 +138,12 @@ def _benchmark_score(recipe: Recipe, name: str, results: list[dict[str, Any]]) -
             "by_subject": means if len(means) > 1 else {}}
 
 
+def _without_knowledge(items: list[dict[str, Any]]) -> dict[str, float]:
+    """What answering at random scores, and what always giving the same (most frequent) answer scores."""
+    same = Counter(item["right"] if item["lettered"] else item["options"][item["right"]] for item in items)
+    return {"guessing": sum(1 / len(item["options"]) for item in items) / len(items), "same_answer": max(same.values()) / len(items)}
+
+
 def _write_items(results: list[dict[str, Any]], draft: Path) -> None:
     import pyarrow
     import pyarrow.parquet
@@ -158,8 +166,8 @@ def _write_page(recipe: Recipe, label: str, scores: dict[str, Any], average: flo
          page.figure(plot.lines(progress, "   ".join(f"{place} {name}" for place, name in enumerate(labels)), "score in %", marks=True), "")
          if len(history) > 1 else page.paragraph(""),
          page.heading("This model"),
-         page.table(("benchmark", "score in %", "standard error", "items", "in the average"),
-                    [(name, 100 * scores[name]["score"], 100 * scores[name]["standard_error"], scores[name]["items"],
+         page.table(("benchmark", "score in %", "standard error", "guessing", "always the same answer", "items", "in the average"),
+                    [(name, *(100 * scores[name][key] for key in ("score", "standard_error", "guessing", "same_answer")), scores[name]["items"],
                       recipe.evaluation.benchmarks[name].in_average) for name in names]),
          page.heading("By subject"),
          page.table(("subject", "score in %"), subjects) if subjects else page.paragraph("No benchmark is scored by subject."),

@@ -20,7 +20,8 @@ h1 { font-size: 1.55rem; margin: 0; } h2 { font-size: 1.08rem; margin: 2rem 0 .5
 th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; color: var(--soft); white-space: nowrap; }
 td.number { text-align: right; white-space: nowrap; } td.bar { min-width: 12rem; width: 40%; }
-.track { background: var(--bar2); height: .8rem; border-radius: 2px; } .fill { background: var(--bar); height: 100%; border-radius: 2px; }
+.track { background: var(--bar2); height: .8rem; margin-top: .35rem; border-radius: 2px; }
+.fill { background: var(--bar); height: 100%; border-radius: 2px; }
 figure { margin: .6rem 0; background: #fff; border-radius: 4px; display: inline-block; max-width: 100%; }
 figure svg { max-width: 100%; height: auto; display: block; }
 pre { white-space: pre-wrap; background: color-mix(in srgb, var(--line) 40%, transparent); padding: .7rem;

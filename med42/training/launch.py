@@ -1,4 +1,4 @@
-"""One contract for starting a training, wherever it runs:
+"""One contract for starting a training, wherever it runs.
 
     torchrun --nproc-per-node N -m med42.training.train_sft --job FILE --out DIR --scratch DIR --input base=DIR ...
 
@@ -45,12 +45,13 @@ def start(train: Train, devices: Devices, recipe: Recipe, inputs: dict[str, Path
         write_job(scratch / "job.json", recipe, job)
         named = [part for name, path in inputs.items() for part in ("--input", f"{name}={path}")]
         command = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices.gpus_per_node}", "-m", train.__module__,
-            "--job", str(scratch / "job.json"), "--out", str(draft), "--scratch", str(scratch), *named,
+            sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices.gpus_per_node}",
+            "-m", train.__module__, "--job", str(scratch / "job.json"), "--out", str(draft), "--scratch", str(scratch), *named,
         ]
         status = subprocess.run(command, check=False).returncode
         if status:
-            raise Med42Error(f"{devices.gpus_per_node} processes of {train.__module__}", f"exit status {status}", "0", "The log above says which process failed and why.")
+            raise Med42Error(f"{devices.gpus_per_node} processes of {train.__module__}", f"exit status {status}", "0",
+                             "The log above says which process failed and why.")
         return Outcome(**json.loads((scratch / OUTCOME).read_text()))
 
 

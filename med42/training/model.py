@@ -25,12 +25,15 @@ def load_model(folder: Path, compute: Compute) -> Any:
     from transformers import AutoModelForCausalLM
 
     if not any(folder.glob("*.safetensors")):
-        raise Med42Error(folder, "no *.safetensors file", "weights as safetensors (pickled weights are refused)", "Make the model artifact again.")
+        raise Med42Error(folder, "no *.safetensors file", "weights as safetensors (pickled weights are refused)",
+                         "Make the model artifact again.")
     if compute.threads:
         torch.set_num_threads(compute.threads)
     try:
         # fp32 master weights; bf16 is the autocast of the trainer, as in mixed-precision FSDP.
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=compute.attention, use_safetensors=True)
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation=compute.attention, use_safetensors=True
+        )
     except (SafetensorError, ValueError, RuntimeError, OSError) as error:
         raise Med42Error(folder, f"weights that do not load ({error})", "a whole model", "Make the model artifact again.") from error
 

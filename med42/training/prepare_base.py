@@ -22,8 +22,8 @@ from med42.report.quiet import work_offline_and_quietly
 LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-             "special_tokens_map.json", "LICENSE*", "USE_POLICY*"]
+HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json",
+             "tokenizer_config.json", "special_tokens_map.json", "LICENSE*", "USE_POLICY*"]
 
 
 @stage
@@ -41,7 +41,8 @@ def prepare_base(recipe: Recipe, mix: Path | None, out: Path, job: Job) -> Recor
     if isinstance(base, RandomBase):
         if mix is None:
             raise Med42Error("base", "kind 'random' without a mix", "the mix that its tokenizer is trained on", "Give the mix artifact.")
-        plan = Plan("prepare_base", "model", parameters | {"seed": recipe.seed}, {"mix": mix}, "training", ("torch", "transformers", "tokenizers"))
+        packages = ("torch", "transformers", "tokenizers")
+        plan = Plan("prepare_base", "model", parameters | {"seed": recipe.seed}, {"mix": mix}, "training", packages)
         return produce(plan, out, job, lambda draft: _random(base, recipe.seed, mix, draft))
     plan = Plan("prepare_base", "model", parameters, {}, "training")
     return produce(plan, out, job, lambda draft: _fetched(base, draft))
@@ -72,7 +73,9 @@ def _random(base: RandomBase, seed: int, mix: Path, draft: Path) -> Outcome:
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     tokenizer = _train_tokenizer(base.vocabulary, mix)
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=PAD, model_max_length=base.context)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=PAD, model_max_length=base.context
+    )
     wrapped.chat_template = TEMPLATE.read_text()
     wrapped.save_pretrained(draft)
     begin, end, turn_end, pad = (tokenizer.token_to_id(token) for token in (BEGIN, END, TURN_END, PAD))
@@ -89,7 +92,8 @@ def _random(base: RandomBase, seed: int, mix: Path, draft: Path) -> Outcome:
     parameters = model.num_parameters()
     lead = f"Llama-3 shape with random weights: {parameters:,} parameters, {config.vocab_size:,} tokens"
     _write_page(draft, lead, base.license)
-    return Outcome({"parameters": parameters, "vocabulary": config.vocab_size, "license": base.license, "summary": f"random, {parameters:,} parameters"})
+    return Outcome({"parameters": parameters, "vocabulary": config.vocab_size, "license": base.license,
+                    "summary": f"random, {parameters:,} parameters"})
 
 
 def _train_tokenizer(vocabulary: int, mix: Path) -> Any:
@@ -100,8 +104,9 @@ def _train_tokenizer(vocabulary: int, mix: Path) -> Any:
         pre_tokenizers.Split(Regex(LLAMA3_SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ])
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-                                  show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
     texts = (message["content"] for row in read_shards(mix, ["messages"]) for message in row["messages"])
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer

@@ -22,7 +22,14 @@ from med42.report.quiet import work_offline_and_quietly
 from med42.training.launch import is_first_process, main, start
 from med42.training.model import assert_finite, load_model, save_model
 from med42.training.train_sft import PACKAGES
-from med42.training.trainer import assert_world_size, curves, progress_callback, score_supervised_positions_only, training_arguments, write_log
+from med42.training.trainer import (
+    assert_world_size,
+    curves,
+    progress_callback,
+    score_supervised_positions_only,
+    training_arguments,
+    write_log,
+)
 
 IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
@@ -38,9 +45,8 @@ def train_dpo(recipe: Recipe, round_number: int, policy: Path, preferences: Path
         Med42Error: the first loss is not ln 2, a loss is not finite, or another world size.
     """
     settings = recipe.dpo.model_dump(mode="json", exclude={"rounds", "held_out"})
-    plan = Plan("train_dpo", "model", {"seed": recipe.seed, "round": round_number, "dpo": settings}, {"policy": policy, "preferences": preferences},
-                "training", PACKAGES, name=f"train_dpo-{round_number}")
-    inputs = {"policy": policy, "preferences": preferences}
+    parameters, inputs = {"seed": recipe.seed, "round": round_number, "dpo": settings}, {"policy": policy, "preferences": preferences}
+    plan = Plan("train_dpo", "model", parameters, inputs, "training", PACKAGES, name=f"train_dpo-{round_number}")
     return produce(plan, out, job, lambda draft: start(train, recipe.dpo.devices, recipe, inputs, draft, job))
 
 
@@ -78,8 +84,8 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
             max_length=settings.max_length, precompute_ref_log_probs=True,
         )
         trainer = PreparedDPOTrainer(
-            model=model, args=arguments, train_dataset=rows(preferences), eval_dataset=rows(preferences / "held_out"), processing_class=tokenizer,
-            callbacks=[progress_callback(Progress(job, name, 0, "steps"))],
+            model=model, args=arguments, train_dataset=rows(preferences), eval_dataset=rows(preferences / "held_out"),
+            processing_class=tokenizer, callbacks=[progress_callback(Progress(job, name, 0, "steps"))],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
@@ -92,7 +98,8 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
         raise Med42Error(name, f"first loss {history[0]['loss']:.4f}", f"ln 2 = {math.log(2):.4f}: start and reference are the same model",
                          "The reference log-probabilities belong to another model; make the round again.")
     before = read_record(policy).measured.get("held_out", {}) if round_number > 1 else {}
-    measured: dict[str, Any] = {"round": round_number, "steps": history[-1]["step"] if history else 0, "pairs": read_record(preferences).measured["pairs"]}
+    pairs = read_record(preferences).measured["pairs"]
+    measured: dict[str, Any] = {"round": round_number, "steps": history[-1]["step"] if history else 0, "pairs": pairs}
     if history:
         measured |= {"first_loss": history[0]["loss"], "last_loss": history[-1]["loss"], "train_margin": history[-1]["rewards/margins"]}
     if held_out:
@@ -111,14 +118,15 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
 
 def _write_page(recipe: Recipe, round_number: int, measured: dict[str, Any], history: list[dict[str, Any]], draft: Path) -> None:
     held_out = [(key.replace("_", " "), value) for key, value in measured.get("held_out", {}).items()]
-    (draft / "page.html").write_text(page.page(
-        f"DPO round {round_number}", f"{measured['pairs']:,} pairs, {measured['steps']} steps; start and reference: the model of the round before.",
-        [page.heading("Held-out pairs"),
-         page.table(("measure", "value"), held_out) if held_out else page.paragraph("The recipe holds none out."),
-         page.heading("Curves"),
-         *curves(history, {"loss": ("loss",), "reward": ("rewards/chosen", "rewards/rejected"), "margin": ("rewards/margins",), "accuracy": ("rewards/accuracies",)}),
-         page.heading("Settings"), page.table(("key", "value"), [(key, str(value)) for key, value in recipe.dpo.model_dump(mode="json").items()])],
-    ))
+    shown = {"loss": ("loss",), "reward": ("rewards/chosen", "rewards/rejected"), "margin": ("rewards/margins",),
+             "accuracy": ("rewards/accuracies",)}
+    lead = f"{measured['pairs']:,} pairs, {measured['steps']} steps; start and reference: the model of the round before."
+    (draft / "page.html").write_text(page.page(f"DPO round {round_number}", lead, [
+        page.heading("Held-out pairs"),
+        page.table(("measure", "value"), held_out) if held_out else page.paragraph("The recipe holds none out."),
+        page.heading("Curves"), *curves(history, shown),
+        page.heading("Settings"), page.table(("key", "value"), [(key, str(value)) for key, value in recipe.dpo.model_dump(mode="json").items()]),
+    ]))
 
 
 if __name__ == "__main__":

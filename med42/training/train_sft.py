@@ -16,7 +16,14 @@ from med42.report import page
 from med42.report.quiet import work_offline_and_quietly
 from med42.training.launch import is_first_process, main, start
 from med42.training.model import assert_finite, load_model, save_model
-from med42.training.trainer import assert_world_size, curves, progress_callback, score_supervised_positions_only, training_arguments, write_log
+from med42.training.trainer import (
+    assert_world_size,
+    curves,
+    progress_callback,
+    score_supervised_positions_only,
+    training_arguments,
+    write_log,
+)
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate")
 
@@ -30,8 +37,9 @@ def train_sft(recipe: Recipe, base: Path, packed: Path, out: Path, job: Job) -> 
     """
     if read_record(packed).inputs["base"] != read_record(base).digest:
         raise Med42Error(packed, "chunks packed with another base model's tokenizer", "chunks of this base", "Run pack_data for this base.")
-    plan = Plan("train_sft", "model", {"seed": recipe.seed, "sft": recipe.sft.model_dump(mode="json")}, {"base": base, "packed": packed}, "training", PACKAGES)
-    return produce(plan, out, job, lambda draft: start(train, recipe.sft.devices, recipe, {"base": base, "packed": packed}, draft, job))
+    inputs = {"base": base, "packed": packed}
+    plan = Plan("train_sft", "model", {"seed": recipe.seed, "sft": recipe.sft.model_dump(mode="json")}, inputs, "training", PACKAGES)
+    return produce(plan, out, job, lambda draft: start(train, recipe.sft.devices, recipe, inputs, draft, job))
 
 
 def collate(chunks: list[dict[str, list[int]]], pad: int) -> dict[str, Any]:
@@ -98,8 +106,10 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
         write_log(logged, draft)
     steps = logged[-1]["step"] if logged else 0
     seconds = time.monotonic() - clock
-    measured: dict[str, Any] = {"steps": steps, "rows_per_step": settings.rows_per_step, "tokens_per_step": settings.rows_per_step * recipe.pack.chunk,
-                                "epochs": steps * settings.rows_per_step / chunks}
+    measured: dict[str, Any] = {
+        "steps": steps, "rows_per_step": settings.rows_per_step, "tokens_per_step": settings.rows_per_step * recipe.pack.chunk,
+        "epochs": steps * settings.rows_per_step / chunks,
+    }
     if logged:
         measured |= {"first_loss": logged[0]["loss"], "last_loss": logged[-1]["loss"]}
     loss = f", loss {measured['first_loss']:.2f} -> {measured['last_loss']:.2f}" if logged else ""
@@ -110,7 +120,8 @@ def _write_page(recipe: Recipe, logged: list[dict[str, Any]], draft: Path) -> No
     settings, steps = recipe.sft, logged[-1]["step"] if logged else 0
     (draft / "page.html").write_text(page.page(
         "Supervised fine-tuning", f"{steps:,} steps of {settings.rows_per_step} chunks x {recipe.pack.chunk:,} tokens.",
-        [page.heading("Curves"), *curves(logged, {"loss": ("loss",), "learning rate": ("learning_rate",), "gradient norm": ("grad_norm",)}),
+        [page.heading("Curves"),
+         *curves(logged, {"loss": ("loss",), "learning rate": ("learning_rate",), "gradient norm": ("grad_norm",)}),
          page.heading("Settings"), page.table(("key", "value"), [(key, str(value)) for key, value in settings.model_dump(mode="json").items()])],
     ))
 

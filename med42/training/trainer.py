@@ -57,7 +57,8 @@ def assert_world_size(expected: int) -> None:
     """
     found = int(os.environ.get("WORLD_SIZE", "1"))
     if found != expected:
-        raise Med42Error("WORLD_SIZE", f"{found} processes", f"{expected}, the recipe's nodes x GPUs", "Launch with torchrun; med42.training.launch names the contract.")
+        raise Med42Error("WORLD_SIZE", f"{found} processes", f"{expected}, the recipe's nodes x GPUs",
+                         "Launch with torchrun; med42.training.launch names the contract.")
 
 
 def progress_callback(progress: Progress) -> Any:
