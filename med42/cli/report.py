@@ -47,7 +47,8 @@ def last_scores(outputs: dict[str, Path]) -> dict[str, Any]:
 def _scores(recipe: Recipe, outputs: dict[str, Path]) -> list[Markup]:
     last, names = last_scores(outputs), list(recipe.evaluation.benchmarks)
     rows = [
-        (entry["label"], *(f"{100 * entry['scores'][name]:.1f}" for name in names), f"{100 * entry['average']:.1f}") for entry in last["history"]
+        (entry["label"], *(f"{100 * entry['scores'][name]:.1f}" for name in names), f"{100 * entry['average']:.1f}")
+        for entry in last["history"]
     ]
     for title, key in (("guessing", "guessing"), ("always the same answer", "same_answer")):
         rows.append((title, *(f"{100 * last['scores'][name][key]:.1f}" for name in names), ""))

@@ -25,6 +25,7 @@ from rich.console import Console
 from med42.cli.report import write_report
 from med42.cli.screen import Screen, print_decision, print_scores
 from med42.cli.verify import print_verdict
+from med42.cli.warm import warm_interpreter
 from med42.cluster.profile import load_profile
 from med42.errors import Med42Error
 from med42.lineage.artifact import copy_file
@@ -145,7 +146,8 @@ def _start(recipe: Recipe, runner: str, place: Place, arguments: dict[str, Any])
     from pipelines.med42_v2 import med42_v2
 
     local.init(_runner(runner), pipeline_root=str(place.folder), raise_on_error=True)
-    med42_v2(recipe, load_profile("default"))(**arguments)
+    with warm_interpreter() if runner == "subprocess" else contextlib.nullcontext():
+        med42_v2(recipe, load_profile("default"))(**arguments)
 
 
 def _runner(name: str) -> Any:

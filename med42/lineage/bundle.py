@@ -125,8 +125,12 @@ def check_chain(bundle: Bundle, where: object) -> None:
             raise Med42Error(f"{where}, record {record.name}", "another recipe's digest", bundle.index["recipe_digest"][:16],
                              "The parts belong to different runs.")
         decision = bundle.records.get(record.inputs.get("decision", ""))
-        if record.stage == "push_model" and (decision is None or decision.measured.get("approved") is not True):
-            raise Med42Error(f"{where}, record {record.name}", "a push", "none, as no decision was for it", "Withdraw the release.")
+        if record.stage == "push_model" and not (
+            decision and decision.stage == "decide_release" and decision.measured.get("approved") is True
+            and record.inputs.get("model") in _ancestors(bundle, decision)
+        ):
+            raise Med42Error(f"{where}, record {record.name}", "a push", "none, as no decision about its model was for it",
+                             "Withdraw the release.")
 
 
 def check_artifacts(bundle: Bundle, folder: Path) -> list[str]:
@@ -152,7 +156,7 @@ def check_artifacts(bundle: Bundle, folder: Path) -> list[str]:
         found.add(record.digest)
         problems += [f"{path.parent / name}: differs from the record of {record.name}" for name in differing_files(path.parent, record)]
         ancestry = path.parent / ANCESTRY
-        if not ancestry.is_file() or ancestry.read_bytes() != _ancestry(bundle, record):
+        if not ancestry.is_file() or ancestry.read_bytes() != ancestry_bytes(_ancestors(bundle, record)):
             problems.append(f"{ancestry}: is not the ancestry of {record.name} that was sealed")
     problems += [f"{folder}: holds no unchanged artifact of {bundle.records[digest].name} ({digest[:16]})"
                  for digest in sorted(bundle.records.keys() - found)]
@@ -166,7 +170,8 @@ def _recipe_name(recipe: bytes) -> object:
         return None
 
 
-def _ancestry(bundle: Bundle, record: Record) -> bytes:
+def _ancestors(bundle: Bundle, record: Record) -> dict[str, Record]:
+    """All records that one descends from, by digest."""
     ancestors: dict[str, Record] = {}
     waiting = list(record.inputs.values())
     while waiting:
@@ -174,7 +179,7 @@ def _ancestry(bundle: Bundle, record: Record) -> bytes:
         if digest not in ancestors:
             ancestors[digest] = bundle.records[digest]
             waiting += bundle.records[digest].inputs.values()
-    return ancestry_bytes(ancestors)
+    return ancestors
 
 
 def _zip(entries: dict[str, bytes]) -> bytes:

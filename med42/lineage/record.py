@@ -102,13 +102,21 @@ def read_record(artifact: Path) -> Record:
 
 
 def parse_record(text: bytes | str, where: object) -> Record:
-    """Read a record from JSON."""
+    """Read a record from JSON; where it tells its own digest, that must be right."""
     try:
-        return Record.model_validate_json(text)
-    except ValidationError as error:
+        told = dict[str, Any](json.loads(text))
+        digest = told.pop("digest", None)
+        record = Record.model_validate(told)
+    except (ValueError, TypeError, RecursionError) as error:
+        if not isinstance(error, ValidationError):
+            raise Med42Error(where, f"text that is not a JSON mapping ({error})", "a record", "Make the artifact again.") from error
         first = error.errors()[0]
         raise Med42Error(where, f"'{'.'.join(map(str, first['loc']))}': {first['msg'].lower()}", "a record of schema med42.record/1",
                          "Make the artifact again with this version.") from error
+    if digest is not None and digest != record.digest:
+        raise Med42Error(where, f"a record of '{record.name}' with digest {record.digest[:12]}", f"{str(digest)[:12]}, as it says",
+                         "The record was changed; make the artifact again.")
+    return record
 
 
 def read_ancestry(artifact: Path) -> dict[str, Record]:
@@ -138,8 +146,8 @@ def ancestry_bytes(ancestry: dict[str, Record]) -> bytes:
 
 
 def record_text(record: Record) -> str:
-    """A record as it is written beside its artifact."""
-    return json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+    """A record as it is written beside its artifact, with its own digest, by which a change of it is noticed."""
+    return json.dumps({"digest": record.digest, **record.model_dump(mode="json")}, indent=1, sort_keys=True) + "\n"
 
 
 def describe_files(artifact: Path) -> dict[str, FileEntry]:

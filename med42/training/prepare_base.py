@@ -105,7 +105,8 @@ def _train_tokenizer(vocabulary: int, mix: Path) -> Any:
     ])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=vocabulary, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     texts = (message["content"] for row in read_shards(mix, ["messages"]) for message in row["messages"])
     tokenizer.train_from_iterator(texts, trainer)

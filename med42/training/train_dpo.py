@@ -71,6 +71,7 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
     tokenizer = AutoTokenizer.from_pretrained(policy)
     model = load_model(policy, settings)
     history: list[dict[str, Any]] = []
+    steps = 0
     held_out: dict[str, float] = {}
     clock = time.monotonic()
     if settings.steps != 0:
@@ -89,6 +90,7 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
+        steps = trainer.state.global_step
         history = [entry for entry in trainer.state.log_history if "loss" in entry]
         if trainer.eval_dataset is not None:
             held_out = trainer.evaluate()
@@ -99,7 +101,7 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
                          "The reference log-probabilities belong to another model; make the round again.")
     before = read_record(policy).measured.get("held_out", {}) if round_number > 1 else {}
     pairs = read_record(preferences).measured["pairs"]
-    measured: dict[str, Any] = {"round": round_number, "steps": history[-1]["step"] if history else 0, "pairs": pairs}
+    measured: dict[str, Any] = {"round": round_number, "steps": steps, "pairs": pairs}
     if history:
         measured |= {"first_loss": history[0]["loss"], "last_loss": history[-1]["loss"], "train_margin": history[-1]["rewards/margins"]}
     if held_out:
@@ -117,6 +119,7 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
 
 
 def _write_page(recipe: Recipe, round_number: int, measured: dict[str, Any], history: list[dict[str, Any]], draft: Path) -> None:
+    settings = [(key, str(value)) for key, value in recipe.dpo.model_dump(mode="json").items()]
     held_out = [(key.replace("_", " "), value) for key, value in measured.get("held_out", {}).items()]
     shown = {"loss": ("loss",), "reward": ("rewards/chosen", "rewards/rejected"), "margin": ("rewards/margins",),
              "accuracy": ("rewards/accuracies",)}
@@ -125,7 +128,7 @@ def _write_page(recipe: Recipe, round_number: int, measured: dict[str, Any], his
         page.heading("Held-out pairs"),
         page.table(("measure", "value"), held_out) if held_out else page.paragraph("The recipe holds none out."),
         page.heading("Curves"), *curves(history, shown),
-        page.heading("Settings"), page.table(("key", "value"), [(key, str(value)) for key, value in recipe.dpo.model_dump(mode="json").items()]),
+        page.heading("Settings"), page.table(("key", "value"), settings),
     ]))
 
 

@@ -83,6 +83,7 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
     chunks = read_record(packed).measured["chunks"]
     clock = time.monotonic()
     history: list[dict[str, Any]] = []
+    steps = 0
     if settings.steps != 0:
         rows = datasets.Dataset.from_parquet([str(path) for path in sorted(packed.glob("part-*.parquet"))], cache_dir=str(scratch))
         arguments = SFTConfig(
@@ -96,15 +97,14 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-        history = trainer.state.log_history
+        history, steps = trainer.state.log_history, trainer.state.global_step
         model = trainer.accelerator.unwrap_model(trainer.model)
     logged = [entry for entry in history if "loss" in entry]
     assert_finite(logged, "train_sft")
     if is_first_process():
         save_model(model, base, draft)
-        _write_page(recipe, logged, draft)
+        _write_page(recipe, steps, logged, draft)
         write_log(logged, draft)
-    steps = logged[-1]["step"] if logged else 0
     seconds = time.monotonic() - clock
     measured: dict[str, Any] = {
         "steps": steps, "rows_per_step": settings.rows_per_step, "tokens_per_step": settings.rows_per_step * recipe.pack.chunk,
@@ -116,13 +116,14 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
     return Outcome({**measured, "summary": f"{steps:,} steps{loss}"}, {"train_seconds": round(seconds, 2)})
 
 
-def _write_page(recipe: Recipe, logged: list[dict[str, Any]], draft: Path) -> None:
-    settings, steps = recipe.sft, logged[-1]["step"] if logged else 0
+def _write_page(recipe: Recipe, steps: int, logged: list[dict[str, Any]], draft: Path) -> None:
+    settings = recipe.sft
+    rows = [(key, str(value)) for key, value in settings.model_dump(mode="json").items()]
     (draft / "page.html").write_text(page.page(
         "Supervised fine-tuning", f"{steps:,} steps of {settings.rows_per_step} chunks x {recipe.pack.chunk:,} tokens.",
         [page.heading("Curves"),
          *curves(logged, {"loss": ("loss",), "learning rate": ("learning_rate",), "gradient norm": ("grad_norm",)}),
-         page.heading("Settings"), page.table(("key", "value"), [(key, str(value)) for key, value in settings.model_dump(mode="json").items()])],
+         page.heading("Settings"), page.table(("key", "value"), rows)],
     ))
 
 
