@@ -31,7 +31,8 @@ class Run:
 
     @property
     def digests(self):
-        return {name: event["digest"] for name, event in self.finished.items() if "digest" in event}
+        """Digest by stage; not of the bundle, which tells when and by which runs its parts were made."""
+        return {name: event["digest"] for name, event in self.finished.items() if "digest" in event and name != "seal_audit"}
 
     def record(self, name):
         return json.loads((Path(self.finished[name]["path"]) / "record.json").read_text())
@@ -44,6 +45,11 @@ class Run:
 def journal(work, run):
     path = work / "store" / "journal" / f"{run}.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def changes(*overrides):
+    """Options that change keys of the recipe."""
+    return [part for override in overrides for part in ("--set", override)]
 
 
 def start(work, recipe, *options):

@@ -163,12 +163,12 @@ def _write_page(recipe: Recipe, label: str, scores: dict[str, Any], average: flo
          page.table(("model", *names, "average"),
                     [(entry["label"], *(f"{100 * entry['scores'][name]:.1f}" for name in names), f"{100 * entry['average']:.1f}")
                      for entry in history]),
-         page.figure(plot.lines(progress, "   ".join(f"{place} {name}" for place, name in enumerate(labels)), "score in %", marks=True), "")
-         if len(history) > 1 else page.paragraph(""),
+         page.figure(plot.lines(progress, "", "score in %", places=labels), "") if len(history) > 1 else page.paragraph(""),
          page.heading("This model"),
          page.table(("benchmark", "score in %", "standard error", "guessing", "always the same answer", "items", "in the average"),
                     [(name, *(100 * scores[name][key] for key in ("score", "standard_error", "guessing", "same_answer")),
-                      scores[name]["items"], recipe.evaluation.benchmarks[name].in_average) for name in names]),
+                      scores[name]["items"], "yes" if recipe.evaluation.benchmarks[name].in_average else "no")
+                     for name in names]),
          page.heading("By subject"),
          page.table(("subject", "score in %"), subjects) if subjects else page.paragraph("No benchmark is scored by subject."),
          page.paragraph(f"Asked zero-shot with the chat template; the log-likelihood of the whole answer decides "

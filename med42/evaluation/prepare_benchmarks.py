@@ -84,7 +84,7 @@ def _prepare(recipe: Recipe, located: dict[str, Located], converters: dict[str, 
     accounts: dict[str, Any] = {}
     # By name: the recipe's digest does not tell in which order its keys stand, so neither may the result.
     for name, place in sorted(located.items()):
-        items, dropped = _items(name, place, converters[name])
+        items, dropped = _items(name, place, converters[name], recipe.evaluation.benchmarks[name].sites)
         if not items:
             raise Med42Error(f"evaluation.benchmarks.{name}", f"no question in its rows ({dict(dropped)})", "at least one",
                              "Check its family and files.")
@@ -103,7 +103,7 @@ def _prepare(recipe: Recipe, located: dict[str, Located], converters: dict[str, 
     return Outcome({"accounts": accounts, "summary": f"{total:,} questions"})
 
 
-def _items(name: str, place: Located, converter: Converter) -> tuple[list[Item], Counter[str]]:
+def _items(name: str, place: Located, converter: Converter, sites: list[str]) -> tuple[list[Item], Counter[str]]:
     items: dict[str, Item] = {}
     dropped: Counter[str] = Counter()
     for where, row in place.rows():
@@ -114,6 +114,8 @@ def _items(name: str, place: Located, converter: Converter) -> tuple[list[Item],
                              f"The file is not in the form of benchmark {name}.") from error
         if isinstance(item, str):
             dropped[item] += 1
+        elif sites and item.subject not in sites:
+            dropped["subject that the recipe does not ask for"] += 1
         elif item.id in items:
             dropped["duplicate question"] += 1
         else:

@@ -7,14 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 
 
-def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str, marks: bool = False) -> str:
+def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str, places: Sequence[str] = ()) -> str:
     """Draw named series of (xs, ys) into one SVG element.
 
     Args:
         series: points by legend name.
         x: axis label.
         y: axis label.
-        marks: put a dot at each point.
+        places: names of x = 0, 1, 2...; each point is then marked by a dot.
     """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -26,13 +26,15 @@ def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str,
         FigureCanvasSVG(drawing)
         axes = drawing.add_subplot()
         for name, (xs, ys) in series.items():
-            axes.plot(xs, ys, label=name, marker="o" if marks else None, linewidth=1.6, markersize=4)
+            axes.plot(xs, ys, label=name, marker="o" if places else None, linewidth=1.6, markersize=4)
+        if places:
+            axes.set_xticks(range(len(places)), places)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if len(series) > 1:
-            axes.legend(frameon=False)
+            axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
         text = io.StringIO()
         drawing.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    return re.sub(r"^.*?(?=<svg)", "", text.getvalue(), flags=re.DOTALL)
+    return re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
