@@ -82,10 +82,10 @@ def run(
     push_to: Annotated[str, typer.Option(help="directory:PATH or hub:OWNER/NAME, instead of the recipe's place.")] = "",
 ) -> None:
     """Run a whole recipe on this machine, through the components that run on a cluster."""
-    from med42.cli.run import run_recipe
+    from med42.cli.run import Runner, run_recipe
 
     with _told_plainly():
-        passed = run_recipe(load_recipe(recipe, changes), runner, work, data_root, push_to, _console())
+        passed = run_recipe(load_recipe(recipe, changes), Runner(runner), work, data_root, push_to, _console())
     raise typer.Exit(0 if passed else 1)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import enum
 import os
 import sys
 import time
@@ -18,7 +19,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 
@@ -34,6 +35,17 @@ from med42.recipe import Recipe, dump_recipe, recipe_digest
 
 # The engine passes a component's inputs on a command line, where Linux takes at most 128 KiB for one argument.
 LONGEST_RECIPE = 100_000
+
+
+class Runner(enum.StrEnum):
+    """Where stages run on this machine."""
+
+    SUBPROCESS = "subprocess"
+    DOCKER = "docker"
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise Med42Error("--runner", f"'{value}'", " or ".join(cls), "Choose one of the two.")
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,7 @@ class Place:
         return self.folder / "log.txt"
 
 
-def run_recipe(recipe: Recipe, runner: str, work: Path, data_root: Path | None, push_to: str, console: Console) -> bool:
+def run_recipe(recipe: Recipe, runner: Runner, work: Path, data_root: Path | None, push_to: str, console: Console) -> bool:
     """Run a whole recipe and print what came out.
 
     Returns:
@@ -114,7 +126,7 @@ def _check_arguments(recipe: Recipe, arguments: dict[str, str]) -> None:
                              "The local engine would change it; choose another folder or name.")
 
 
-def _run_pipeline(recipe: Recipe, runner: str, place: Place, job: Job, arguments: dict[str, str], console: Console) -> None:
+def _run_pipeline(recipe: Recipe, runner: Runner, place: Place, job: Job, arguments: dict[str, str], console: Console) -> None:
     screen = Screen(console, job)
     failure: BaseException | None = None
     with screen.live(), _output_into(place.log):
@@ -130,13 +142,19 @@ def _run_pipeline(recipe: Recipe, runner: str, place: Place, job: Job, arguments
     failed = next((event for event in events if event["event"] == "failed"), None)
     if failed and failed["error"] == "Med42Error":
         raise Med42Error.retold(failed["name"], failed["message"]) from failure
-    last = next((event["name"] for event in reversed(events) if event["event"] == "started"), "the first stage")
-    cause = f"{failed['error']}: {failed['message']}" if failed else f"{last} ended without saying why (killed, or out of memory)"
-    raise Med42Error(failed["name"] if failed else last, cause, "success",
-                     f"The end of the log says more: {place.log}. A new run goes on from the last finished stage.") from failure
+    told = {event["name"] for event in events if event["event"] in ("finished", "failed")}
+    silent = [event["name"] for event in events if event["event"] == "started" and event["name"] not in told]
+    if failed:
+        where, cause = failed["name"], f"{failed['error']}: {failed['message']}"
+    elif silent:
+        where, cause = silent[-1], "a stage that ended without a word (killed, or out of memory)"
+    else:
+        where, cause = "the local engine", f"{type(failure).__name__}: {failure}"
+    raise Med42Error(where, cause, "success", f"The end of the log says more: {place.log}. "
+                     "A new run goes on from the last finished stage.") from failure
 
 
-def _start(recipe: Recipe, runner: str, place: Place, arguments: dict[str, Any]) -> None:
+def _start(recipe: Recipe, runner: Runner, place: Place, arguments: dict[str, Any]) -> None:
     warnings.filterwarnings("ignore")  # the engine warns of every image whose name does not hold "python"
     try:
         from kfp import local
@@ -146,26 +164,24 @@ def _start(recipe: Recipe, runner: str, place: Place, arguments: dict[str, Any])
     from pipelines.med42_v2 import med42_v2
 
     local.init(_runner(runner), pipeline_root=str(place.folder), raise_on_error=True)
-    with warm_interpreter() if runner == "subprocess" else contextlib.nullcontext():
+    with warm_interpreter() if runner is Runner.SUBPROCESS else contextlib.nullcontext():
         med42_v2(recipe, load_profile("default"))(**arguments)
 
 
-def _runner(name: str) -> Any:
+def _runner(runner: Runner) -> Any:
     from kfp import local
 
-    if name == "subprocess":
+    if runner is Runner.SUBPROCESS:
         return local.SubprocessRunner(use_venv=False)
-    if name == "docker":
-        import docker
-        import docker.errors
+    import docker
+    import docker.errors
 
-        try:
-            docker.from_env().ping()
-        except docker.errors.DockerException as error:
-            raise Med42Error("--runner docker", f"no engine ({error})", "a running Docker engine with this project's images",
-                             "Start it, or use --runner subprocess.") from error
-        return local.DockerRunner()
-    raise Med42Error("--runner", f"'{name}'", "subprocess or docker", "Choose one of the two.")
+    try:
+        docker.from_env().ping()
+    except docker.errors.DockerException as error:
+        raise Med42Error("--runner docker", f"no engine ({error})", "a running Docker engine with this project's images",
+                         "Start it, or use --runner subprocess.") from error
+    return local.DockerRunner()
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import threading
@@ -34,7 +33,7 @@ class Screen:
         """Show progress until the block ends, then the whole table."""
         # The run sends this process's output into its log; the screen writes to a terminal of its own.
         with os.fdopen(os.dup(1), "w") as terminal:
-            console = Console(file=terminal, width=self.console.width) if not isinstance(self.console.file, io.StringIO) else self.console
+            console = Console(file=terminal, width=self.console.width)
             watcher = threading.Thread(target=self._watch, args=(console,))
             watcher.start()
             try:
