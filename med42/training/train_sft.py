@@ -42,8 +42,14 @@ def train_sft(recipe: Recipe, base: Path, packed: Path, out: Path, job: Job) -> 
     return produce(plan, out, job, lambda draft: start(train, recipe.sft.devices, recipe, inputs, draft, job))
 
 
-def collate(chunks: list[dict[str, list[int]]], pad: int) -> dict[str, Any]:
+def collate(chunks: list[dict[str, list[int]]], pad: int, in_one_row: bool = False) -> dict[str, Any]:
     """Chunks as one batch in which no document sees another.
+
+    Args:
+        chunks: `input_ids`, `labels` and `seq_lengths` of each.
+        pad: the token that fills up shorter chunks.
+        in_one_row: lay all chunks one after another. Flash attention reads the documents' bounds from the positions of
+            a single row only; in several rows it would, without a word, let documents see one another.
 
     Returns:
         `input_ids`, `labels`, `position_ids`, each int64 of shape [chunks, longest]. Positions start again at
@@ -53,6 +59,8 @@ def collate(chunks: list[dict[str, list[int]]], pad: int) -> dict[str, Any]:
     """
     import torch
 
+    if in_one_row:
+        chunks = [{key: [value for chunk in chunks for value in chunk[key]] for key in chunks[0]}]
     longest = max(len(chunk["input_ids"]) for chunk in chunks)
     ids = torch.full((len(chunks), longest), pad)
     labels = torch.full((len(chunks), longest), IGNORED)
@@ -92,7 +100,7 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
         )
         trainer = SFTTrainer(
             model=model, args=arguments, train_dataset=rows, processing_class=tokenizer,
-            data_collator=lambda batch: collate(batch, tokenizer.pad_token_id or 0),
+            data_collator=lambda batch: collate(batch, tokenizer.pad_token_id or 0, settings.attention == "flash_attention_2"),
             callbacks=[progress_callback(Progress(job, "train_sft", 0, "steps"))],
         )
         trainer.remove_callback(PrinterCallback)

@@ -66,6 +66,13 @@ def test_packed_loss_and_gradients_equal_separate_documents(model, documents):
     assert ((found - wanted).norm() / wanted.norm()).item() < 1e-5
 
 
+def test_chunks_in_one_row_are_the_same_documents(model, documents):
+    chunks = [chunk_of(documents[:3]), chunk_of(documents[3:])]
+    row = collate(chunks, pad=0, in_one_row=True)
+    assert row["input_ids"].shape == (1, sum(LENGTHS))
+    assert summed_loss(model, row).item() == pytest.approx(summed_loss(model, collate(chunks, pad=0)).item(), rel=1e-5)
+
+
 def test_positions_that_do_not_start_again_would_be_seen(model, documents):
     separate = sum(summed_loss(model, collate([chunk_of([document])], pad=0)) for document in documents)
     batch = collate([chunk_of(documents)], pad=0)
