@@ -23,7 +23,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "medqa": {"sent1": "Which is right?", "sent2": "", "ending0": "one", "ending1": "two", "ending2": "three", "ending3": "four",
               "label": 1},
     "mmlu": {"question": "Which is right?", "choices": list(FOUR), "answer": 1, "subject": "clinical_knowledge"},
-    "mmlu_pro": {"question": "Which is right?", "options": [*FOUR, *"efghij"], "answer_index": 9, "category": "health"},
+    "mmlu_pro": {"question": "Which is right?", "options": [*FOUR, *"efghij"], "answer_index": 9, "src": "ori_mmlu-anatomy"},
     "pubmedqa": {"QUESTION": "Does it help?", "CONTEXTS": ["We gave it.", "It did."], "final_decision": "maybe",
                  "LONG_ANSWER": "It is open."},
     "toxigen": {"text": " They are kind. ", "toxicity_ai": 1.0, "toxicity_human": 2},
@@ -101,7 +101,7 @@ def test_four_options(family, subject):
 
 def test_ten_options():
     made = item("mmlu_pro")
-    assert (made.right, made.options[9], made.subject, made.lettered) == (9, "j", "health", True)
+    assert (made.right, made.options[9], made.subject, made.lettered) == (9, "j", "anatomy", True)
     assert made.prompt.endswith("I. i\nJ. j")
 
 
@@ -250,3 +250,12 @@ def test_pubmedqa_for_real(shared_data, tmp_path):
     # PubMedQA, Jin et al. 2019: the answers of the 500 test questions.
     assert Counter(row["options"][row["right"]] for row in rows) == {"yes": 276, "no": 169, "maybe": 55}
     assert all(row["context"] and row["question"] in row["prompt"] and not row["lettered"] for row in rows)
+
+
+def test_subjects_that_the_recipe_does_not_ask_for_are_counted(tmp_path, job):
+    recipe = load_recipe("tiny", ["evaluation.benchmarks.mmlu.sites=[dose, class]"])
+    record = prepare_benchmarks(recipe, tmp_path / "benchmarks", job)
+    items = [row for row in read_shards(tmp_path / "benchmarks") if row["benchmark"] == "mmlu"]
+    assert {row["subject"] for row in items} == {"dose", "class"}
+    account = record.measured["accounts"]["mmlu"]
+    assert account["dropped"] == {"subject that the recipe does not ask for": account["read"] - len(items)}
