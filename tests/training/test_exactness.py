@@ -14,7 +14,7 @@ from med42.lineage.record import read_record
 from med42.recipe import load_recipe
 from med42.training.train_dpo import train_dpo
 from med42.training.train_sft import collate, train_sft
-from med42.training.trainer import assert_world_size, score_supervised_positions_only
+from med42.training.trainer import assert_world_size
 
 LENGTHS = (7, 12, 5, 9)
 
@@ -114,11 +114,6 @@ def test_scoring_supervised_positions_only_changes_no_loss(tiny, tmp_path, job):
     stock, ours = (json.loads((tmp_path / name / "training_log.json").read_text()) for name in ("stock", "ours"))
     for theirs, mine in zip(stock, ours, strict=True):
         assert (mine["loss"], mine["grad_norm"]) == pytest.approx((theirs["loss"], theirs["grad_norm"]), rel=1e-5)
-
-
-def test_scoring_fewer_positions_can_be_asked_for_twice():
-    score_supervised_positions_only()
-    score_supervised_positions_only()
 
 
 def test_training_is_deterministic(tiny, tmp_path, job):
