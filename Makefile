@@ -4,12 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORK ?= work
 
-.PHONY: run test lint compile readmes clean help
+.PHONY: run test lint compile readmes clean help images images-offline push sbom scan requirements test-images test-nodes
 
 help:
 	@echo "make run       run the shipped 'tiny' recipe whole, on this machine"
 	@echo "make test      run the tests"
 	@echo "make lint      ruff, mypy and the layers of the design"
+	@echo "make images    build the container images, with nothing but Docker (VARIANT=cpu for machines without GPUs)"
+	@echo "make images-offline   the same where no registry can be reached, on a stand-in base"
+	@echo "make push REGISTRY=...  push them, and write images/digests.lock"
+	@echo "make sbom scan   a bill of materials of each image; a search for secrets in every layer"
+	@echo "make test-images test-nodes   the tests that need a Docker engine and the images"
+	@echo "make requirements   write the images' requirements with hashes again"
 	@echo "make compile   compile the golden pipelines again"
 	@echo "make readmes   write the components' READMEs again"
 
@@ -18,7 +24,7 @@ help:
 $(BIN)/.made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[pipeline,evaluate,release,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[pipeline,train,evaluate,release,dev]"
 	touch $@
 
 run: $(BIN)/.made
@@ -37,6 +43,30 @@ compile: $(BIN)/.made
 
 readmes: $(BIN)/.made
 	$(BIN)/python -m components.readme
+
+images:
+	images/build
+
+images-offline:
+	images/standin/build
+
+push:
+	images/push $(REGISTRY)
+
+sbom:
+	images/sbom/write build/sbom
+
+scan:
+	images/scan
+
+requirements: $(BIN)/.made
+	UV=$(BIN)/uv images/lock
+
+test-images: $(BIN)/.made
+	$(BIN)/python -m pytest tests/images
+
+test-nodes: $(BIN)/.made
+	$(BIN)/python -m pytest tests/nodes
 
 clean:
 	rm -rf $(VENV) $(WORK)

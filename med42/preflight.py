@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from med42.cluster.network import needs_network
 from med42.data.prepare_source import find_converter as source_converter
 from med42.errors import Med42Error
 from med42.evaluation.prepare_benchmarks import find_converter as benchmark_converter
@@ -15,7 +16,7 @@ from med42.lineage.journal import Job
 from med42.preferences.build_preferences import find_converter as preference_converter
 from med42.recipe import Recipe, recipe_digest
 from med42.recipe.derived import shape_of
-from med42.recipe.schema import FileOrigin, HubBase, HubOrigin
+from med42.recipe.schema import FileOrigin
 from med42.report import page
 
 GIB = 1 << 30
@@ -58,7 +59,6 @@ def verdicts_on(recipe: Recipe, shape: str, job: Job, output: Path) -> list[Verd
         All verdicts, good and bad.
     """
     target = job.push_to.partition(":")[0] or recipe.push.kind
-    needs_hub = target == "hub" or any(isinstance(origin, HubOrigin) for _, origin in _origins(recipe)) or isinstance(recipe.base, HubBase)
     verdicts = [
         Verdict("recipe", True, f"{recipe.name} {recipe_digest(recipe)[:12]}"),
         Verdict("pipeline", shape == shape_of(recipe),
@@ -70,7 +70,7 @@ def verdicts_on(recipe: Recipe, shape: str, job: Job, output: Path) -> list[Verd
     ]
     if target == "directory" and job.push_to:
         verdicts.append(_verdict("release folder", lambda: _writable(Path(job.push_to.partition(":")[2]))))
-    if needs_hub:
+    if needs_network(recipe, "preflight", "", job.push_to):
         verdicts += [_verdict("hub token", lambda: _token(target == "hub")), _verdict("hub", _hub_answers)]
     return verdicts
 

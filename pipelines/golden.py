@@ -25,7 +25,7 @@ def compiled(recipe: str) -> bytes:
     """One of the golden pipelines, compiled now."""
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch) / "pipeline.yaml"
-        compile_recipe(load_recipe(recipe), load_profile(GOLDEN[recipe]), output)
+        compile_recipe(load_recipe(recipe), load_profile(GOLDEN[recipe]), output, images=None)
         return output.read_bytes()
 
 

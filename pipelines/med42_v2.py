@@ -21,6 +21,7 @@ from components.push_model.component import push_model
 from components.seal_audit.component import seal_audit
 from components.train_dpo.component import train_dpo
 from components.train_sft.component import train_sft
+from med42.cluster.image_lock import ImageLock
 from med42.cluster.profile import Profile
 from med42.recipe import Recipe, dump_recipe
 from med42.recipe.derived import shape_of
@@ -28,8 +29,8 @@ from med42.recipe.schema import RandomBase
 from pipelines.placement import place
 
 
-def med42_v2(experiment: Recipe, profile: Profile) -> Any:
-    """The pipeline of a recipe on a cluster profile, ready to compile or to run locally."""
+def med42_v2(experiment: Recipe, profile: Profile, images: ImageLock | None = None) -> Any:
+    """The pipeline of a recipe on a cluster profile, ready to compile or to run locally; its images by digest, or else by tag."""
     resolved, shape = dump_recipe(experiment), shape_of(experiment)
     # Kubeflow's database may refuse a pipeline with characters beyond ASCII; the recipe itself comes escaped.
     title = experiment.title.encode("ascii", "replace").decode()
@@ -39,7 +40,7 @@ def med42_v2(experiment: Recipe, profile: Profile) -> Any:
                  run: str = "") -> None:
         def on_its_pool(task: Any, shown_as: str = "") -> Any:
             """A task where the profile puts it, under the name that people read."""
-            return place(task, profile, experiment).set_display_name(shown_as or task.name)
+            return place(task, profile, experiment, images).set_display_name(shown_as or task.name)
 
         # Seconds, before any work: is everything there that the recipe will need?
         checked = preflight(recipe=recipe, overrides=overrides, shape=shape, run=run, run_of_engine=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,

@@ -10,7 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import whole_run
 
+from components.images import DATA, EVALUATE, RELEASE, TRAIN
 from med42.data.mix_data import mix_data
 from med42.data.prepare_source import prepare_source
 from med42.errors import Med42Error
@@ -43,6 +45,38 @@ def refusal() -> Callable[[Callable[[], object]], str]:
         return str(told.value)
 
     return told_by
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One work folder for all runs of `tiny` as subprocesses, so that they share finished artifacts."""
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(work: Path) -> whole_run.Run:
+    """The shipped `tiny` recipe, run whole, as subprocesses."""
+    return whole_run.run(work, "tiny")
+
+
+@pytest.fixture(scope="session")
+def engine():
+    """A client of the Docker engine, where one runs and holds the images of this code."""
+    import docker
+    import docker.errors
+
+    try:
+        client = docker.from_env()
+        client.ping()
+    except docker.errors.DockerException:
+        pytest.skip("no Docker engine answers (DOCKER_HOST, or the default socket)")
+    for image in (DATA, TRAIN, EVALUATE, RELEASE):
+        try:
+            client.images.get(image)
+        except docker.errors.ImageNotFound:
+            pytest.skip(f"the engine has no {image}: run `make images` or `make images-offline`")
+    yield client
+    client.close()
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,16 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from med42.cluster.image_lock import ImageLock
 from med42.cluster.profile import Profile
 from med42.errors import Med42Error
 from med42.recipe import Recipe
 
 
-def compile_recipe(recipe: Recipe, profile: Profile, output: Path) -> int:
+def compile_recipe(recipe: Recipe, profile: Profile, output: Path, images: ImageLock | None) -> int:
     """Write the pipeline as Kubeflow's intermediate representation, the same bytes for the same recipe.
+
+    Its images are those of the lock, by digest; without one, by tags that a registry may move.
 
     Returns:
         Bytes written.
@@ -32,7 +35,7 @@ def compile_recipe(recipe: Recipe, profile: Profile, output: Path) -> int:
 
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch) / "pipeline.yaml"
-        compiler.Compiler().compile(med42_v2(recipe, profile), str(written))
+        compiler.Compiler().compile(med42_v2(recipe, profile, images), str(written))
         content = written.read_bytes()
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

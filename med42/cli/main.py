@@ -80,12 +80,18 @@ def run(
     work: Annotated[Path, typer.Option(help="Folder of runs and of finished artifacts.")] = Path("work"),
     data_root: Annotated[Path | None, typer.Option(help="Folder in which the recipe's files are looked up.")] = None,
     push_to: Annotated[str, typer.Option(help="directory:PATH or hub:OWNER/NAME, instead of the recipe's place.")] = "",
+    images: Annotated[Path | None, typer.Option(help="For docker: use the images that this lock file names, not those built here.")] = None,
+    profile: Annotated[str, typer.Option(help="For docker: memory and GPUs, by a cluster profile.")] = "default",
 ) -> None:
     """Run a whole recipe on this machine, through the components that run on a cluster."""
-    from med42.cli.run import Runner, run_recipe
+    from med42.cli.run import Runner, Where, run_recipe
+    from med42.cluster.image_lock import load_image_lock
+    from med42.cluster.profile import load_profile
+    from med42.lineage.provenance import stages_digest
 
     with _told_plainly():
-        passed = run_recipe(load_recipe(recipe, changes), Runner(runner), work, data_root, push_to, _console())
+        where = Where(Runner(runner), load_profile(profile), load_image_lock(images, stages_digest()) if images else None)
+        passed = run_recipe(load_recipe(recipe, changes), where, work, data_root, push_to, _console())
     raise typer.Exit(0 if passed else 1)
 
 
@@ -95,14 +101,19 @@ def compile_(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
     changes: SetOption = [],  # noqa: B006
     profile: Annotated[str, typer.Option(help="A shipped cluster profile's name, or a *.yaml file.")] = "default",
+    images: Annotated[Path, typer.Option(help="The digests of pushed images.")] = Path("images/digests.lock"),
+    allow_tags: Annotated[bool, typer.Option("--allow-tags", help="Name images by tags, which a registry may move.")] = False,
 ) -> None:
-    """Compile a recipe into a pipeline for Kubeflow."""
+    """Compile a recipe into a pipeline for Kubeflow, with its images by digest."""
     from med42.cli.compile import compile_recipe
+    from med42.cluster.image_lock import load_image_lock
     from med42.cluster.profile import load_profile
+    from med42.lineage.provenance import stages_digest
 
     with _told_plainly():
         resolved = load_recipe(recipe, changes)
-        size = compile_recipe(resolved, load_profile(profile), output)
+        lock = None if allow_tags else load_image_lock(images, stages_digest())
+        size = compile_recipe(resolved, load_profile(profile), output, lock)
         _console().print(f"{output}: {size:,} bytes, recipe {recipe_digest(resolved)[:12]}, profile {profile}")
 
 

@@ -19,15 +19,17 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from rich.console import Console
 
+from med42.cli.containers import Containers, connect, handling_tasks, make_folders
 from med42.cli.report import write_report
 from med42.cli.screen import Screen, print_decision, print_scores
 from med42.cli.verify import print_verdict
 from med42.cli.warm import warm_interpreter
-from med42.cluster.profile import load_profile
+from med42.cluster.image_lock import ImageLock
+from med42.cluster.profile import Profile
 from med42.errors import Med42Error
 from med42.lineage.artifact import copy_file
 from med42.lineage.journal import Job, read_journal
@@ -49,6 +51,15 @@ class Runner(enum.StrEnum):
 
 
 @dataclass(frozen=True)
+class Where:
+    """What stages run on: the runner and, in containers, the pools' limits and the images."""
+
+    runner: Runner
+    profile: Profile
+    images: ImageLock | None = None
+
+
+@dataclass(frozen=True)
 class Place:
     """Where a run keeps its things."""
 
@@ -66,7 +77,7 @@ class Place:
         return self.folder / "log.txt"
 
 
-def run_recipe(recipe: Recipe, runner: Runner, work: Path, data_root: Path | None, push_to: str, console: Console) -> bool:
+def run_recipe(recipe: Recipe, where: Where, work: Path, data_root: Path | None, push_to: str, console: Console) -> bool:
     """Run a whole recipe and print what came out.
 
     Returns:
@@ -85,15 +96,18 @@ def run_recipe(recipe: Recipe, runner: Runner, work: Path, data_root: Path | Non
         "run": place.run,
     }
     _check_arguments(recipe, arguments)
+    folders = [place.folder]
+    if push_to.startswith("directory:"):
+        folders.append(Path(push_to.partition(":")[2]).parent)
     try:
-        place.folder.mkdir(parents=True)
+        make_folders(*folders) if where.runner is Runner.DOCKER else place.folder.mkdir(parents=True)
     except OSError as error:
         raise Med42Error(error.filename or work, error.strerror or str(error), "a work folder that this user can write",
                          "Give another --work DIR.") from error
     job = Job(place.run, place.work / "store")
     console.print(f"[bold]{recipe.name}[/] {recipe.title}", highlight=False)
     console.print(f"[dim]run {place.run}, log {_shown(place.log)}[/]", highlight=False, soft_wrap=True)
-    _run_pipeline(recipe, runner, place, job, arguments, console)
+    _run_pipeline(recipe, where, place, job, arguments, console)
 
     events = [event for event in read_journal(job.journal) if event["event"] == "finished"] if job.journal else []
     outputs = {event["name"]: Path(event["path"]) for event in events if "path" in event}
@@ -126,12 +140,13 @@ def _check_arguments(recipe: Recipe, arguments: dict[str, str]) -> None:
                              "The local engine would change it; choose another folder or name.")
 
 
-def _run_pipeline(recipe: Recipe, runner: Runner, place: Place, job: Job, arguments: dict[str, str], console: Console) -> None:
+def _run_pipeline(recipe: Recipe, where: Where, place: Place, job: Job, arguments: dict[str, str], console: Console) -> None:
     screen = Screen(console, job)
     failure: BaseException | None = None
+    stopped: list[tuple[str, str]] = []  # containers that failed, and why
     with screen.live(), _output_into(place.log):
         try:
-            _start(recipe, runner, place, arguments)
+            _start(recipe, where, place, arguments, stopped)
         except BaseException as error:
             failure = error
     if failure is None:
@@ -145,16 +160,18 @@ def _run_pipeline(recipe: Recipe, runner: Runner, place: Place, job: Job, argume
     told = {event["name"] for event in events if event["event"] in ("finished", "failed")}
     silent = [event["name"] for event in events if event["event"] == "started" and event["name"] not in told]
     if failed:
-        where, cause = failed["name"], f"{failed['error']}: {failed['message']}"
+        stage, cause = failed["name"], f"{failed['error']}: {failed['message']}"
+    elif stopped:
+        stage, cause = stopped[0]
     elif silent:
-        where, cause = silent[-1], "a stage that ended without a word (killed, or out of memory)"
+        stage, cause = silent[-1], "a stage that ended without a word (killed, or out of memory)"
     else:
-        where, cause = "the local engine", f"{type(failure).__name__}: {failure}"
-    raise Med42Error(where, cause, "success", f"The end of the log says more: {place.log}. "
+        stage, cause = "the local engine", f"{type(failure).__name__}: {failure}"
+    raise Med42Error(stage, cause, "success", f"The end of the log says more: {place.log}. "
                      "A new run goes on from the last finished stage.") from failure
 
 
-def _start(recipe: Recipe, runner: Runner, place: Place, arguments: dict[str, Any]) -> None:
+def _start(recipe: Recipe, where: Where, place: Place, arguments: dict[str, str], stopped: list[tuple[str, str]]) -> None:
     warnings.filterwarnings("ignore")  # the engine warns of every image whose name does not hold "python"
     try:
         from kfp import local
@@ -163,25 +180,18 @@ def _start(recipe: Recipe, runner: Runner, place: Place, arguments: dict[str, An
                          "Install this package with its extra 'pipeline'.") from error
     from pipelines.med42_v2 import med42_v2
 
-    local.init(_runner(runner), pipeline_root=str(place.folder), raise_on_error=True)
-    with warm_interpreter() if runner is Runner.SUBPROCESS else contextlib.nullcontext():
-        med42_v2(recipe, load_profile("default"))(**arguments)
-
-
-def _runner(runner: Runner) -> Any:
-    from kfp import local
-
-    if runner is Runner.SUBPROCESS:
-        return local.SubprocessRunner(use_venv=False)
-    import docker
-    import docker.errors
-
-    try:
-        docker.from_env().ping()
-    except docker.errors.DockerException as error:
-        raise Med42Error("--runner docker", f"no engine ({error})", "a running Docker engine with this project's images",
-                         "Start it, or use --runner subprocess.") from error
-    return local.DockerRunner()
+    pipeline = med42_v2(recipe, where.profile, where.images)
+    if where.runner is Runner.SUBPROCESS:
+        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(place.folder), raise_on_error=True)
+        with warm_interpreter():
+            pipeline(**arguments)
+        return
+    data_root = Path(arguments["data_root"]) if arguments["data_root"] else None
+    containers = Containers(connect(), recipe, where.profile, place.work, place.folder, data_root, arguments["push_to"], stopped)
+    containers.check(sorted({executor["container"]["image"] for executor in pipeline.pipeline_spec.deployment_spec["executors"].values()}))
+    local.init(local.DockerRunner(), pipeline_root=str(place.folder), raise_on_error=True)
+    with handling_tasks(containers):
+        pipeline(**arguments)
 
 
 @contextlib.contextmanager

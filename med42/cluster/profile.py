@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from med42.errors import Med42Error
-from med42.recipe.schema import Devices, Frozen, Name
+from med42.recipe.schema import Devices, Frozen, Name, Recipe
 
 SHIPPED = Path(__file__).parent / "profiles"
 Kind = Literal["data", "train", "evaluate", "release"]
@@ -63,6 +63,12 @@ def load_profile(name_or_path: str) -> Profile:
         return Profile.model_validate(yaml.safe_load(path.read_text()))
     except (ValidationError, yaml.YAMLError) as error:
         raise Med42Error(path, " ".join(str(error).split()), "the profile schema", "Mend the key that is named.") from error
+
+
+def devices_of(recipe: Recipe, stage: str) -> Devices:
+    """What the recipe asks one stage to run on."""
+    asked = {"train_sft": recipe.sft.devices, "train_dpo": recipe.dpo.devices, "evaluate_model": recipe.evaluation.devices}
+    return asked.get(stage, Devices())
 
 
 def accelerators(stage: str, profile: Profile, devices: Devices) -> int:

@@ -26,8 +26,17 @@ LAYERS: dict[str, tuple[str, ...]] = {
 @functools.cache
 def code_digest(layer: str) -> str:
     """Digest of the source files of a layer and of the layers below it; shipped recipes excluded."""
+    return _digest_of(LAYERS[layer])
+
+
+def stages_digest() -> str:
+    """Digest of the source files of all that stages run: an image that tells another one holds other code."""
+    return _digest_of(("preflight.py", "cluster/network.py", *sorted({part for parts in LAYERS.values() for part in parts})))
+
+
+def _digest_of(parts: tuple[str, ...]) -> str:
     files: dict[str, str] = {}
-    for part in LAYERS[layer]:
+    for part in parts:
         root = PACKAGE / part
         for path in [root] if root.is_file() else sorted(root.rglob("*")):
             if path.suffix in (".py", ".jinja", ".yaml") and "shipped" not in path.parts:
@@ -42,7 +51,13 @@ def package_versions(names: tuple[str, ...]) -> dict[str, str]:
 
 @functools.cache
 def commit() -> tuple[str, bool]:
-    """The code's commit and whether the work tree differs from it; ("", False) outside a checkout."""
+    """The code's commit and whether the work tree differs from it; ("", False) outside a checkout.
+
+    An image was told by its build; a commit with a difference ends in `-dirty` there.
+    """
+    if told := os.environ.get("MED42_COMMIT"):
+        return told.removesuffix("-dirty"), told.endswith("-dirty")
+
     def git(*arguments: str) -> str:
         return subprocess.run(("git", "-C", str(PACKAGE), *arguments), capture_output=True, text=True, check=True).stdout.strip()
 
@@ -60,3 +75,7 @@ def machine() -> str:
 def processors() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    print(stages_digest())

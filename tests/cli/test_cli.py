@@ -141,7 +141,7 @@ def test_check_json_is_the_whole_recipe(tmp_path, changes):
 
 
 def test_compile_says_what_it_wrote(tmp_path):
-    told = answer("compile", "tiny", "-o", "new/tiny.yaml", cwd=tmp_path)
+    told = answer("compile", "tiny", "--allow-tags", "-o", "new/tiny.yaml", cwd=tmp_path)
     size = (tmp_path / "new" / "tiny.yaml").stat().st_size
     assert told == f"new/tiny.yaml: {size:,} bytes, recipe {recipe_digest(load_recipe('tiny'))[:12]}, profile default\n"
 
@@ -160,8 +160,9 @@ def test_verify_says_what_was_checked(tmp_path, sealed, bundle):
     (["check", "tiny", "--set", "sft.learning_rat=1"], ["unknown key 'learning_rat'", "nearest known key is 'learning_rate'"]),
     (["check", "tiny", "--set", "sft.epochs=many"], ["sft.epochs: 'many'", "valid number"]),
     (["check", "tiny", "--set", "sft.steps"], ["override 'sft.steps'", "key.path=value"]),
-    (["compile", "tiny", "-o", "x.yaml", "--profile", "huge"], ["profile 'huge'", "default, gpu-pool"]),
-    (["compile", "tiny", "-o", "file/x.yaml"], ["file", "a file that can be written"]),
+    (["compile", "tiny", "--allow-tags", "-o", "x.yaml", "--profile", "huge"], ["profile 'huge'", "default, gpu-pool"]),
+    (["compile", "tiny", "-o", "x.yaml"], ["images/digests.lock: found no such file", "make push", "--images"]),
+    (["compile", "tiny", "--allow-tags", "-o", "file/x.yaml"], ["file", "a file that can be written"]),
     (["run", "tiny", "--work", "file"], ["a work folder that this user can write", "--work DIR"]),
     (["run", "tiny", "--work", "python3-runs"], ["the word 'python3'", "choose another folder"]),
     (["run", "tiny", "--runner", "podman"], ["--runner", "'podman'", "subprocess or docker"]),
@@ -237,10 +238,10 @@ def test_reading_checking_and_verifying_need_no_heavy_library_and_no_kfp(tmp_pat
 
 
 def test_compiling_needs_no_heavy_library(tmp_path, blocked):
-    assert "bytes" in answer("compile", "tiny", "-o", "tiny.yaml", cwd=tmp_path, **blocked(*HEAVY))
+    assert "bytes" in answer("compile", "tiny", "--allow-tags", "-o", "tiny.yaml", cwd=tmp_path, **blocked(*HEAVY))
     assert (tmp_path / "tiny.yaml").is_file()
 
 
-@pytest.mark.parametrize("arguments", [["compile", "tiny", "-o", "tiny.yaml"], ["run", "tiny", "--work", "work"]])
+@pytest.mark.parametrize("arguments", [["compile", "tiny", "--allow-tags", "-o", "tiny.yaml"], ["run", "tiny", "--work", "work"]])
 def test_without_kfp_the_extra_is_named(tmp_path, blocked, arguments):
     assert "kfp: found not installed" in refusal(*arguments, cwd=tmp_path, **blocked("kfp"))

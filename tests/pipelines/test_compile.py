@@ -72,7 +72,7 @@ def written(folder: Path, recipe: str, overrides: list[str], profile: Profile | 
     """A pipeline compiled in this process, whose logging is left as it was."""
     level, output = logging.getLogger().level, folder / "pipeline.yaml"
     try:
-        size = compile_recipe(load_recipe(recipe, overrides), profile or load_profile("default"), output)
+        size = compile_recipe(load_recipe(recipe, overrides), profile or load_profile("default"), output, images=None)
     finally:
         logging.getLogger().setLevel(level)
     assert size == output.stat().st_size

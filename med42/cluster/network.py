@@ -1,0 +1,43 @@
+"""Which stages speak to a network; all others run without one."""
+
+from __future__ import annotations
+
+from med42.recipe import Recipe
+from med42.recipe.schema import HubBase, HubOrigin
+
+
+def needs_network(recipe: Recipe, stage: str, name: str, push_to: str) -> bool:
+    """Whether a stage fetches from a hub or pushes to one.
+
+    Args:
+        recipe: the resolved recipe.
+        stage: the stage, as `prepare_source`.
+        name: the source, or the number of the round, that the stage works on.
+        push_to: the run's own place to push to, instead of the recipe's.
+    """
+    def from_hub(*origins: object) -> bool:
+        return any(isinstance(origin, HubOrigin) for origin in origins)
+
+    def pairs(names: list[str]) -> bool:
+        return from_hub(*(recipe.preferences[name].origin for name in names))
+
+    pushes = (push_to.partition(":")[0] or recipe.push.kind) == "hub"
+    match stage:
+        case "prepare_source":
+            return from_hub(recipe.sources[name].origin)
+        case "prepare_benchmarks":
+            return from_hub(*(benchmark.origin for benchmark in recipe.evaluation.benchmarks.values()))
+        case "prepare_base":
+            return isinstance(recipe.base, HubBase)
+        case "build_preferences":
+            return pairs(recipe.dpo.rounds[int(name) - 1]) or pairs(recipe.dpo.held_out)
+        case "push_model":
+            return pushes
+        case "preflight":  # asks whether what the others need is there
+            return (
+                pushes or isinstance(recipe.base, HubBase) or from_hub(*(source.origin for source in recipe.sources.values()))
+                or needs_network(recipe, "prepare_benchmarks", "", push_to)
+                or any(pairs(names) for names in [*recipe.dpo.rounds, recipe.dpo.held_out])
+            )
+        case _:
+            return False
