@@ -66,7 +66,7 @@ test-images: $(BIN)/.made
 	$(BIN)/python -m pytest tests/images
 
 test-nodes: $(BIN)/.made
-	$(BIN)/python -m pytest tests/nodes
+	$(BIN)/python -m pytest tests/training/test_two_nodes.py
 
 clean:
 	rm -rf $(VENV) $(WORK)

@@ -43,7 +43,7 @@ def load_image_lock(path: Path, code: str) -> ImageLock:
     """
     if not path.is_file():
         raise Med42Error(path, "no such file", "the digests of pushed images",
-                         "Push them (make push REGISTRY=...) or give another file with --images.")
+                         "Push them (make push REGISTRY=...), give another file with --images, or allow tags.")
     try:
         lock = ImageLock.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:

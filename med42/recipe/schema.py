@@ -164,11 +164,15 @@ class Optimizer(Frozen):
 
 
 class Devices(Frozen):
-    """What one training job runs on."""
+    """What one training job runs on.
+
+    A job that loses a process or a node starts again from its last checkpoint, `restarts` times, and fails the next time.
+    """
 
     nodes: PositiveInt = 1
     gpus_per_node: NonNegativeInt = Field(default=0, description="0: one CPU process")
     accelerator: str = ""
+    restarts: NonNegativeInt = 0
 
     @property
     def processes(self) -> int:
@@ -184,6 +188,14 @@ class Compute(Frozen):
     attention: Literal["sdpa", "flash_attention_2"] = "sdpa"
     threads: PositiveInt | None = Field(default=None, description="CPU threads of one process")
     log_every: PositiveInt = 10
+    checkpoint_every: NonNegativeInt = Field(default=0, description="steps; 0: no checkpoints")
+
+    @model_validator(mode="after")
+    def _checkpoints_fall_on_logged_steps(self) -> Compute:
+        # A logged value is the mean since the one before; a resumed training cannot know what came before its checkpoint.
+        if self.checkpoint_every % self.log_every:
+            raise ValueError(f"checkpoint_every is {self.checkpoint_every}, which is no multiple of log_every ({self.log_every})")
+        return self
 
 
 class Sft(Optimizer, Compute):

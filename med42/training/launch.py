@@ -1,9 +1,10 @@
 """One contract for starting a training, wherever it runs.
 
-    torchrun --nproc-per-node N -m med42.training.train_sft --job FILE --out DIR --scratch DIR --input base=DIR ...
+    torchrun --nnodes N --nproc-per-node M ... -m med42.training.train_sft --job FILE --out DIR --scratch DIR --input base=DIR ...
 
 A recipe that asks for one process is trained inside the stage. More processes of one node are started here: one a GPU,
-or, on a machine without GPUs, as many CPU processes over gloo, which is how the same code is tested.
+or, on a machine without GPUs, as many CPU processes over gloo, which is how the same code is tested. On several nodes each node
+runs the command, and one of them is the meeting point.
 """
 
 from __future__ import annotations
@@ -40,19 +41,36 @@ def start(train: Train, devices: Devices, recipe: Recipe, inputs: dict[str, Path
         if devices.processes == 1:
             return train(recipe, inputs, draft, scratch, job)
         if devices.nodes > 1:
-            raise Med42Error("devices.nodes", str(devices.nodes), "1: this version starts the processes of one node",
+            raise Med42Error("devices.nodes", str(devices.nodes), "1: a stage starts the processes of its own node only",
                              "Set devices.nodes=1, and devices.gpus_per_node to what the node has.")
         write_job(scratch / "job.json", recipe, job)
-        named = [part for name, path in inputs.items() for part in ("--input", f"{name}={path}")]
-        command = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices.gpus_per_node}",
-            "-m", train.__module__, "--job", str(scratch / "job.json"), "--out", str(draft), "--scratch", str(scratch), *named,
-        ]
-        status = subprocess.run(command, check=False).returncode
+        command = torchrun(train.__module__, devices, "", scratch / "job.json", inputs, draft, scratch)
+        status = subprocess.run([sys.executable, *command], check=False).returncode
         if status:
             raise Med42Error(f"{devices.gpus_per_node} processes of {train.__module__}", f"exit status {status}", "0",
                              "The log above says which process failed and why.")
         return Outcome(**json.loads((scratch / OUTCOME).read_text()))
+
+
+def torchrun(module: str, devices: Devices, meeting_point: str, job_file: Path, inputs: dict[str, Path], out: Path,
+             scratch: Path) -> list[str]:
+    """What a node runs, after the interpreter's name.
+
+    Args:
+        module: the trainer, as `med42.training.train_sft`.
+        devices: how many nodes, processes of a node, and restarts.
+        meeting_point: `host:port` of one of the nodes; empty for a node alone.
+        job_file: recipe and places.
+        inputs: the input artifacts, by name.
+        out: where the first process writes the model; all nodes share it.
+        scratch: a folder that all nodes share: TRL leaves reference log-probabilities there for the other processes.
+    """
+    together = ["--rdzv-backend=c10d", f"--rdzv-endpoint={meeting_point}", "--rdzv-id=med42"] if meeting_point else ["--standalone"]
+    return [
+        "-m", "torch.distributed.run", *together, f"--nnodes={devices.nodes}", f"--nproc-per-node={max(1, devices.gpus_per_node)}",
+        f"--max-restarts={devices.restarts}", "-m", module, "--job", str(job_file), "--out", str(out), "--scratch", str(scratch),
+        *(part for name, path in inputs.items() for part in ("--input", f"{name}={path}")),
+    ]
 
 
 def main(train: Train) -> None:
@@ -60,7 +78,7 @@ def main(train: Train) -> None:
     parser = argparse.ArgumentParser(description=train.__doc__)
     parser.add_argument("--job", required=True, help="recipe and places, as preflight wrote them")
     parser.add_argument("--out", required=True, type=Path, help="folder to write into")
-    parser.add_argument("--scratch", required=True, type=Path, help="folder that all processes of the node share")
+    parser.add_argument("--scratch", required=True, type=Path, help="folder that all processes share, of all nodes")
     parser.add_argument("--input", action="append", default=[], metavar="NAME=DIR", help="an input artifact")
     given = parser.parse_args()
     recipe, job = read_job(given.job)

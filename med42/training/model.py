@@ -40,10 +40,15 @@ def load_model(folder: Path, compute: Compute) -> Any:
 
 def save_model(model: Any, start: Path, out: Path) -> None:
     """Write weights and configuration, and copy the tokenizer and template of the model it started from."""
-    model.save_pretrained(out)
+    write_weights(model, out)
     for name in COMPANIONS:
         if (start / name).is_file() and not (out / name).is_file():
             shutil.copyfile(start / name, out / name)
+
+
+def write_weights(model: Any, out: Path) -> None:
+    """Write weights and configuration, for everyone to read."""
+    model.save_pretrained(out)
     for path in out.glob("*.safetensors"):
         path.chmod(0o644)  # written as 0600, which other users of a shared volume cannot read
 

@@ -17,6 +17,7 @@ from med42.recipe import Recipe
 from med42.recipe.schema import HubBase, RandomBase
 from med42.report import page
 from med42.report.quiet import work_offline_and_quietly
+from med42.training.model import write_weights
 
 # How Llama 3 cuts text before byte-pair merges: contractions, words, up to three digits, punctuation, spaces.
 LLAMA3_SPLIT = (
@@ -88,7 +89,7 @@ def _random(base: RandomBase, seed: int, mix: Path, draft: Path) -> Outcome:
     torch.manual_seed(seed)
     model = LlamaForCausalLM(config)
     model.generation_config = GenerationConfig(bos_token_id=begin, eos_token_id=[end, turn_end], pad_token_id=pad)
-    model.save_pretrained(draft)
+    write_weights(model, draft)
     parameters = model.num_parameters()
     lead = f"Llama-3 shape with random weights: {parameters:,} parameters, {config.vocab_size:,} tokens"
     _write_page(draft, lead, base.license)

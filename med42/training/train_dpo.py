@@ -19,6 +19,7 @@ from med42.lineage.record import Record, read_record
 from med42.recipe import Recipe
 from med42.report import page
 from med42.report.quiet import work_offline_and_quietly
+from med42.training.checkpoints import checkpoint_folder, discard, marking_callback, newest
 from med42.training.launch import is_first_process, main, start
 from med42.training.model import assert_finite, load_model, save_model
 from med42.training.train_sft import PACKAGES
@@ -47,7 +48,9 @@ def train_dpo(recipe: Recipe, round_number: int, policy: Path, preferences: Path
     settings = recipe.dpo.model_dump(mode="json", exclude={"rounds", "held_out"})
     parameters, inputs = {"seed": recipe.seed, "round": round_number, "dpo": settings}, {"policy": policy, "preferences": preferences}
     plan = Plan("train_dpo", "model", parameters, inputs, "training", PACKAGES, name=f"train_dpo-{round_number}")
-    return produce(plan, out, job, lambda draft: start(train, recipe.dpo.devices, recipe, inputs, draft, job))
+    record = produce(plan, out, job, lambda draft: start(train, recipe.dpo.devices, recipe, inputs, draft, job))
+    discard(checkpoint_folder(plan.name, recipe, recipe.dpo, inputs, job))
+    return record
 
 
 def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, job: Job) -> Outcome:
@@ -66,6 +69,7 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
     settings, policy, preferences = recipe.dpo, inputs["policy"], inputs["preferences"]
     name = read_record(preferences).name.replace("build_preferences", "train_dpo")
     round_number = int(name.rpartition("-")[2])
+    checkpoints = checkpoint_folder(name, recipe, settings, inputs, job)
     score_supervised_positions_only()
     assert_world_size(settings.devices.processes)
     tokenizer = AutoTokenizer.from_pretrained(policy)
@@ -80,16 +84,16 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
             return datasets.Dataset.from_parquet(paths, columns=list(IDS), cache_dir=str(scratch)) if paths else None
 
         arguments = DPOConfig(
-            **training_arguments(settings, recipe.seed, scratch), beta=settings.beta, loss_type=[settings.loss],
+            **training_arguments(settings, recipe.seed, checkpoints, scratch), beta=settings.beta, loss_type=[settings.loss],
             per_device_train_batch_size=settings.pairs_per_device, per_device_eval_batch_size=settings.pairs_per_device,
             max_length=settings.max_length, precompute_ref_log_probs=True,
         )
         trainer = PreparedDPOTrainer(
             model=model, args=arguments, train_dataset=rows(preferences), eval_dataset=rows(preferences / "held_out"),
-            processing_class=tokenizer, callbacks=[progress_callback(Progress(job, name, 0, "steps"))],
+            processing_class=tokenizer, callbacks=[progress_callback(Progress(job, name, 0, "steps")), marking_callback()],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        trainer.train(resume_from_checkpoint=newest(checkpoints))
         steps = trainer.state.global_step
         history = [entry for entry in trainer.state.log_history if "loss" in entry]
         if trainer.eval_dataset is not None:

@@ -14,6 +14,7 @@ from med42.lineage.record import Record, read_record
 from med42.recipe import Recipe
 from med42.report import page
 from med42.report.quiet import work_offline_and_quietly
+from med42.training.checkpoints import checkpoint_folder, discard, marking_callback, newest
 from med42.training.launch import is_first_process, main, start
 from med42.training.model import assert_finite, load_model, save_model
 from med42.training.trainer import (
@@ -39,7 +40,9 @@ def train_sft(recipe: Recipe, base: Path, packed: Path, out: Path, job: Job) -> 
         raise Med42Error(packed, "chunks packed with another base model's tokenizer", "chunks of this base", "Run pack_data for this base.")
     inputs = {"base": base, "packed": packed}
     plan = Plan("train_sft", "model", {"seed": recipe.seed, "sft": recipe.sft.model_dump(mode="json")}, inputs, "training", PACKAGES)
-    return produce(plan, out, job, lambda draft: start(train, recipe.sft.devices, recipe, inputs, draft, job))
+    record = produce(plan, out, job, lambda draft: start(train, recipe.sft.devices, recipe, inputs, draft, job))
+    discard(checkpoint_folder("train_sft", recipe, recipe.sft, inputs, job))
+    return record
 
 
 def collate(chunks: list[dict[str, list[int]]], pad: int, in_one_row: bool = False) -> dict[str, Any]:
@@ -89,22 +92,23 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = load_model(base, settings)
     chunks = read_record(packed).measured["chunks"]
+    checkpoints = checkpoint_folder("train_sft", recipe, settings, inputs, job)
     clock = time.monotonic()
     history: list[dict[str, Any]] = []
     steps = 0
     if settings.steps != 0:
         rows = datasets.Dataset.from_parquet([str(path) for path in sorted(packed.glob("part-*.parquet"))], cache_dir=str(scratch))
         arguments = SFTConfig(
-            **training_arguments(settings, recipe.seed, scratch), per_device_train_batch_size=settings.rows_per_device,
+            **training_arguments(settings, recipe.seed, checkpoints, scratch), per_device_train_batch_size=settings.rows_per_device,
             dataset_kwargs={"skip_prepare_dataset": True}, packing=False, max_length=None,
         )
         trainer = SFTTrainer(
             model=model, args=arguments, train_dataset=rows, processing_class=tokenizer,
             data_collator=lambda batch: collate(batch, tokenizer.pad_token_id or 0, settings.attention == "flash_attention_2"),
-            callbacks=[progress_callback(Progress(job, "train_sft", 0, "steps"))],
+            callbacks=[progress_callback(Progress(job, "train_sft", 0, "steps")), marking_callback()],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        trainer.train(resume_from_checkpoint=newest(checkpoints))
         history, steps = trainer.state.log_history, trainer.state.global_step
         model = trainer.accelerator.unwrap_model(trainer.model)
     logged = [entry for entry in history if "loss" in entry]

@@ -13,16 +13,17 @@ from med42.errors import Med42Error
 from med42.lineage.journal import Progress
 from med42.recipe.schema import Dpo, Sft
 from med42.report import page, plot
+from med42.training.checkpoints import KEPT
 
 OPTIMIZERS = {"adamw": "adamw_torch", "rmsprop": "rmsprop"}
 
 
-def training_arguments(settings: Sft | Dpo, seed: int, scratch: Path) -> dict[str, Any]:
+def training_arguments(settings: Sft | Dpo, seed: int, checkpoints: Path | None, scratch: Path) -> dict[str, Any]:
     """The keyword arguments that SFTConfig and DPOConfig share."""
     import torch
 
     return {
-        "output_dir": str(scratch), "seed": seed, "data_seed": seed, "use_cpu": not torch.cuda.is_available(),
+        "output_dir": str(checkpoints or scratch), "seed": seed, "data_seed": seed, "use_cpu": not torch.cuda.is_available(),
         "optim": OPTIMIZERS[settings.optimizer], "learning_rate": settings.learning_rate, "adam_beta1": settings.betas[0],
         "adam_beta2": settings.betas[1], "adam_epsilon": settings.epsilon, "weight_decay": settings.weight_decay,
         "lr_scheduler_type": settings.schedule, "warmup_steps": settings.warmup, "max_grad_norm": settings.clip_norm,
@@ -30,7 +31,8 @@ def training_arguments(settings: Sft | Dpo, seed: int, scratch: Path) -> dict[st
         "gradient_accumulation_steps": settings.accumulation, "bf16": settings.dtype == "bfloat16",
         "activation_checkpointing": settings.activation_checkpointing, "logging_steps": settings.log_every, "logging_first_step": True,
         "logging_nan_inf_filter": False,  # else a loss that is not a number is logged as the one before it
-        "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "remove_unused_columns": False, "dataloader_pin_memory": False,
+        "save_strategy": "steps" if checkpoints else "no", "save_steps": settings.checkpoint_every or 500, "save_total_limit": KEPT,
+        "report_to": "none", "disable_tqdm": True, "remove_unused_columns": False, "dataloader_pin_memory": False,
     }
 
 
@@ -78,9 +80,10 @@ def progress_callback(progress: Progress) -> Any:
 
 
 def write_log(logged: list[dict[str, Any]], draft: Path) -> None:
-    """Write the logged values without those of the clock, which differ from run to run."""
-    kept = [{key: value for key, value in entry.items() if not key.endswith(("_runtime", "_per_second"))} for entry in logged]
-    (draft / "training_log.json").write_text(json.dumps(kept, indent=1) + "\n")
+    """Write the logged values without those of the clock, and TRL's count of tokens, which starts anew when it resumes."""
+    left_out = ("_runtime", "_per_second", "num_tokens")
+    kept = [{key: value for key, value in entry.items() if not key.endswith(left_out)} for entry in logged]
+    (draft / "training_log.json").write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
 
 
 def curves(history: list[dict[str, Any]], wanted: dict[str, tuple[str, ...]]) -> list[Markup]:

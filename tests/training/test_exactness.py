@@ -2,6 +2,9 @@
 
 import json
 import math
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from med42.data.chat import IGNORED
 from med42.data.shards import read_shards
 from med42.errors import Med42Error
+from med42.lineage.journal import Job, write_job
 from med42.lineage.record import read_record
 from med42.recipe import load_recipe
 from med42.training.train_dpo import train_dpo
@@ -192,3 +196,28 @@ def test_a_failed_process_fails_the_stage(tiny, tmp_path, job):
 def test_several_nodes_are_refused_with_what_to_set(tiny, tmp_path, job):
     with pytest.raises(Med42Error, match=r"devices\.nodes"):
         train_sft(load_recipe("tiny", ["sft.devices.nodes=2"]), tiny["base"], tiny["packed"], tmp_path / "model", job)
+
+
+@pytest.mark.parametrize(("stage", "inputs", "changes"), [
+    ("sft", ("base", "packed"), ["sft.steps=30", "sft.log_every=5", "sft.checkpoint_every=10"]),
+    ("dpo", ("policy", "preferences"), ["dpo.steps=9", "dpo.log_every=1", "dpo.checkpoint_every=3"]),
+])
+def test_a_killed_training_resumes_to_the_same_bytes(tiny, tmp_path, stage, inputs, changes):
+    def start(name):
+        folder = tmp_path / name
+        (folder / "out").mkdir(parents=True, exist_ok=True)
+        write_job(folder / "job.json", load_recipe("tiny", changes), Job(name, folder / "store"))
+        named = [part for key in inputs for part in ("--input", f"{key}={tiny['base' if key == 'policy' else key]}")]
+        command = [sys.executable, "-m", f"med42.training.train_{stage}", "--job", folder / "job.json", "--out", folder / "out"]
+        return subprocess.Popen([*command, "--scratch", folder, *named], stdout=subprocess.DEVNULL)
+
+    assert start("whole").wait() == 0
+    killed = start("killed")
+    while not (done := list((tmp_path / "killed").glob("store/checkpoints/*/checkpoint-*/COMPLETE"))) and killed.poll() is None:
+        time.sleep(0.005)
+    killed.kill()
+    assert killed.wait() == -9 and done
+    (done[0].parents[1] / "checkpoint-999").mkdir()  # torn: it has no mark
+    assert start("killed").wait() == 0
+    for name in ("model.safetensors", "training_log.json"):
+        assert (tmp_path / "killed/out" / name).read_bytes() == (tmp_path / "whole/out" / name).read_bytes()
