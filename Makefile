@@ -37,6 +37,8 @@ lint: $(BIN)/.made
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint images/*/Dockerfile
+	$(BIN)/shellcheck --external-sources --shell bash .ci/run .ci/engine images/build images/lock images/push images/sbom/write images/standin/build
 
 compile: $(BIN)/.made
 	$(BIN)/python -m pipelines.golden

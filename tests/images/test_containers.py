@@ -286,3 +286,24 @@ def test_a_full_disk_is_told_by_the_build(tmp_path):
                           env={**os.environ, "DOCKER": str(client)})
     assert told.returncode == 1
     assert "no space left on device" in told.stderr and "images/base/Dockerfile: the build failed" in told.stderr
+
+
+def test_a_stage_that_fetches_from_a_hub_has_a_network_and_the_hubs_settings(containers, capfd, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.example")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not for stages")
+    containers.recipe = load_recipe("llama3-8b")
+    command = ["sh", "-c", "ls /sys/class/net; env", "stage", "--executor_input", "{}", "--function_to_execute"]
+    assert containers.run_stage(DATA, [*command, "prepare_benchmarks"], {})
+    told = capfd.readouterr().out
+    assert "eth0" in told and "HF_ENDPOINT=http://hub.example" in told and "AWS" not in told
+    assert containers.run_stage(DATA, [*command, "mix_data"], {})
+    told = capfd.readouterr().out
+    assert "eth0" not in told and "HF_ENDPOINT" not in told
+
+
+def test_gpus_memory_and_shared_memory_come_from_recipe_and_profile(containers):
+    containers.recipe, containers.profile = load_recipe("llama3-8b"), load_profile("gpu-pool")
+    train = containers._hardened("train_sft")
+    assert [(request["Count"], request["Capabilities"]) for request in train["device_requests"]] == [(8, [["gpu"]])]
+    assert train["shm_size"] == train["mem_limit"] // 2 > 1 << 30
+    assert "device_requests" not in containers._hardened("mix_data")

@@ -16,8 +16,8 @@ from med42.recipe import load_recipe
 from med42.training.launch import OUTCOME, torchrun
 
 STAGES = {"sft": ("base", "packed"), "dpo": ("policy", "preferences")}
-# 25 steps of 8 chunks are within the first epoch of 207; at its end two processes fill up the last step, which one does not.
-QUICK = ["sft.steps=25", "sft.log_every=5", "dpo.steps=8", "dpo.log_every=2", "sft.threads=1", "dpo.threads=1"]
+# 25 steps of 8 chunks, and 6 of 16 pairs, are within the first epoch: at its end two processes fill up the last step, one does not.
+QUICK = ["sft.steps=25", "sft.log_every=5", "dpo.steps=6", "dpo.log_every=2", "sft.threads=1", "dpo.threads=1"]
 ON_TWO = [*QUICK, "sft.devices.nodes=2", "sft.rows_per_device=4", "dpo.devices.nodes=2", "dpo.pairs_per_device=8"]
 
 
@@ -48,10 +48,11 @@ class OnTwoNodes:
             folder.mkdir(parents=True)
             folder.chmod(0o777)
         recipe = load_recipe("tiny", [*ON_TWO, *changes])
-        write_job(place / name / "job.json", recipe, Job(name, self.store))
+        job_file = place / name / "job.json"
+        write_job(job_file, recipe, Job(name, self.store))
         devices = recipe.sft.devices if stage == "sft" else recipe.dpo.devices
         inputs = {key: place / key for key in STAGES[stage]}
-        command = torchrun(f"med42.training.train_{stage}", devices, f"node-0-{name}:29400", place / name / "job.json", inputs, self.out, scratch)
+        command = torchrun(f"med42.training.train_{stage}", devices, f"node-0-{name}:29400", job_file, inputs, self.out, scratch)
         user = f"{os.getuid()}:{os.getgid()}" if os.getuid() else f"{UID}:0"
         self.nodes = [
             engine.containers.create(

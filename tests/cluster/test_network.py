@@ -1,0 +1,34 @@
+"""Which stages may speak to a network."""
+
+import pytest
+
+from med42.cluster.network import needs_network
+from med42.cluster.profile import STAGES
+from med42.recipe import load_recipe
+
+PAPER = load_recipe("llama3-8b")
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_no_stage_of_tiny_needs_one(stage):
+    tiny = load_recipe("tiny")
+    name = {"prepare_source": "exam", "build_preferences": "1"}.get(stage, "")
+    assert not needs_network(tiny, stage, name, "")
+
+
+@pytest.mark.parametrize(("stage", "name"), [
+    ("preflight", ""), ("prepare_source", next(iter(PAPER.sources))), ("prepare_benchmarks", ""), ("prepare_base", ""),
+    ("build_preferences", "1"), ("push_model", ""),
+])
+def test_what_comes_from_a_hub_or_goes_there_needs_one(stage, name):
+    assert needs_network(PAPER, stage, name, "")
+
+
+@pytest.mark.parametrize("stage", ["mix_data", "pack_data", "train_sft", "train_dpo", "evaluate_model", "decide_release", "seal_audit"])
+def test_training_and_judging_never_need_one(stage):
+    assert not needs_network(PAPER, stage, "1", "hub:owner/name")
+
+
+def test_the_runs_own_place_to_push_to_counts():
+    assert needs_network(load_recipe("tiny"), "push_model", "", "hub:owner/name")
+    assert not needs_network(PAPER, "push_model", "", "directory:/releases")
