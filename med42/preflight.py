@@ -99,6 +99,7 @@ def _origins(recipe: Recipe) -> list[tuple[str, object]]:
     used = {*recipe.dpo.held_out, *(name for names in recipe.dpo.rounds for name in names)}
     return [
         *((f"sources.{name}", source.origin) for name, source in recipe.sources.items()),
+        *((f"sources.{name}.labels", source.labels) for name, source in recipe.sources.items()),
         *((f"preferences.{name}", source.origin) for name, source in recipe.preferences.items() if name in used),
         *((f"evaluation.benchmarks.{name}", benchmark.origin) for name, benchmark in recipe.evaluation.benchmarks.items()),
     ]

@@ -24,7 +24,7 @@ def needs_network(recipe: Recipe, stage: str, name: str, push_to: str) -> bool:
     pushes = (push_to.partition(":")[0] or recipe.push.kind) == "hub"
     match stage:
         case "prepare_source":
-            return from_hub(recipe.sources[name].origin)
+            return from_hub(recipe.sources[name].origin, recipe.sources[name].labels)
         case "prepare_benchmarks":
             return from_hub(*(benchmark.origin for benchmark in recipe.evaluation.benchmarks.values()))
         case "prepare_base":
@@ -35,7 +35,8 @@ def needs_network(recipe: Recipe, stage: str, name: str, push_to: str) -> bool:
             return pushes
         case "preflight":  # asks whether what the others need is there
             return (
-                pushes or isinstance(recipe.base, HubBase) or from_hub(*(source.origin for source in recipe.sources.values()))
+                pushes or isinstance(recipe.base, HubBase)
+                or any(needs_network(recipe, "prepare_source", source, push_to) for source in recipe.sources)
                 or needs_network(recipe, "prepare_benchmarks", "", push_to)
                 or any(pairs(names) for names in [*recipe.dpo.rounds, recipe.dpo.held_out])
             )

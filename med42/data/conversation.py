@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
@@ -18,6 +19,8 @@ class Message(TypedDict):
 
 
 Conversation = list[Message]
+
+SPEAKERS = {"system": "system", "human": "user", "gpt": "assistant"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,32 @@ def checked(turns: Sequence[Message]) -> Conversation | Dropped:
     if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
         return Dropped("turns do not alternate from user to assistant")
     return stripped
+
+
+def from_turns(turns: list[Message], system: str | None) -> Conversation | Dropped:
+    """Turns as published, after a system turn if they have none; a last user turn without an answer is left off."""
+    turns = list(turns)
+    while turns and turns[-1]["role"] == "user":
+        turns.pop()
+    if system and turns and turns[0]["role"] != "system":
+        turns.insert(0, Message(role="system", content=system))
+    return checked(turns)
+
+
+def from_speakers(turns: list[tuple[str, str]], system: str | None) -> Conversation | Dropped:
+    """Turns of the speakers system, human and gpt, as many published chats name them."""
+    if unknown := sorted({speaker for speaker, _ in turns} - set(SPEAKERS)):
+        return Dropped(f"a turn from {unknown[0]}")
+    return from_turns([Message(role=SPEAKERS[speaker], content=content) for speaker, content in turns], system)
+
+
+def tagged(text: str, roles: dict[str, str], system: str | None) -> Conversation | Dropped:
+    """Turns that one text holds, each after the tag of its role; empty last turns are left off."""
+    parts = re.split(f"({'|'.join(map(re.escape, roles))})", text)[1:]
+    turns = [Message(role=roles[tag], content=content) for tag, content in zip(parts[::2], parts[1::2], strict=True)]
+    while turns and not turns[-1]["content"].strip():
+        turns.pop()
+    return from_turns(turns, system) if turns else Dropped("no turn in the text")
 
 
 def row_digest(turns: Sequence[Message]) -> str:

@@ -45,13 +45,25 @@ def prepare_source(recipe: Recipe, name: str, out: Path, job: Job) -> Record:
     source, key = recipe.sources[name], f"sources.{name}"
     converter = find_converter(source.family, key)
     located = locate(source.origin, job.data_root, recipe.seed, f"{key}.origin")
+    labels = locate(source.labels, job.data_root, recipe.seed, f"{key}.labels") if source.labels else None
     settings = source.model_dump(mode="json", exclude={"rows", "weight", "paper_percent"})
     plan = Plan(
         stage="prepare_source", name=f"prepare_source-{name}", kind="conversations",
-        parameters={"name": name, "source": settings, "pinned": located.pinned},
+        parameters={"name": name, "source": settings, "pinned": located.pinned, "labels": labels.pinned if labels else {}},
         inputs={}, layer="data", packages=("pyarrow",),
     )
-    return produce(plan, out, job, lambda draft: _prepare(name, source, converter, located, draft))
+    return produce(plan, out, job, lambda draft: _prepare(name, source, _with_labels(converter, labels, key), located, draft))
+
+
+def _with_labels(converter: Converter, labels: Located | None, key: str) -> Converter:
+    if labels is None:
+        return converter
+    if not hasattr(converter, "labelled"):
+        raise Med42Error(f"{key}.labels", "labels for a family that takes none", "no such key", "Remove it.")
+    try:
+        return cast(Converter, converter.labelled(row for _, row in labels.rows()))
+    except ColumnError as error:
+        raise Med42Error(f"{key}.labels, column '{error.column}'", error.found, error.expected, "Check the files of the labels.") from error
 
 
 def find_converter(family: str, key: str) -> Converter:

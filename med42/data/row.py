@@ -24,47 +24,48 @@ class ColumnError(Exception):
 
 def text(row: Row, column: str) -> str:
     """A text column; null reads as empty."""
-    value = _value(row, column)
-    if value is not None and not isinstance(value, str):
-        raise ColumnError(column, f"a value of type {type(value).__name__}", "text")
-    if value and HALF_PAIR.search(value):
+    found = value(row, column)
+    if found is not None and not isinstance(found, str):
+        raise ColumnError(column, f"a value of type {type(found).__name__}", "text")
+    if found and HALF_PAIR.search(found):
         raise ColumnError(column, "half of a surrogate pair", "text that can be written as UTF-8")
-    return value or ""
+    return found or ""
 
 
 def integer(row: Row, column: str) -> int:
     """A whole-number column, also where it is written as text."""
-    value = _value(row, column)
-    if isinstance(value, bool) or not isinstance(value, (int, str)) or not WHOLE.fullmatch(str(value).strip()):
-        raise ColumnError(column, f"{value!r}", "a whole number")
-    return int(value)
+    found = value(row, column)
+    if isinstance(found, bool) or not isinstance(found, (int, str)) or not WHOLE.fullmatch(str(found).strip()):
+        raise ColumnError(column, f"{found!r}", "a whole number")
+    return int(found)
 
 
 def floating(row: Row, column: str) -> float:
     """A column of finite numbers."""
-    value = _value(row, column)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ColumnError(column, f"{value!r}", "a number")
-    return float(value)
+    found = value(row, column)
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not math.isfinite(found):
+        raise ColumnError(column, f"{found!r}", "a number")
+    return float(found)
 
 
 def texts(row: Row, column: str) -> list[str]:
     """A column that holds a list of texts."""
-    value = _value(row, column)
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ColumnError(column, f"a value of type {type(value).__name__}", "a list of texts")
-    return [text({column: item}, column) for item in value]
+    found = value(row, column)
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        raise ColumnError(column, f"a value of type {type(found).__name__}", "a list of texts")
+    return [text({column: item}, column) for item in found]
 
 
-def turns(row: Row, column: str) -> list[Row]:
-    """A column that holds a list of chat turns with `role` and `content`."""
-    value = _value(row, column)
-    if not isinstance(value, list) or not all(isinstance(item, dict) and {"role", "content"} <= item.keys() for item in value):
-        raise ColumnError(column, f"a value of type {type(value).__name__}", "a list of turns with role and content")
-    return value
+def records(row: Row, column: str, *keys: str) -> list[Row]:
+    """A column that holds a list of records with these keys."""
+    found = value(row, column)
+    if not isinstance(found, list) or not all(isinstance(item, dict) and set(keys) <= item.keys() for item in found):
+        raise ColumnError(column, f"a value of type {type(found).__name__}", f"a list of records with {', '.join(keys)}")
+    return found
 
 
-def _value(row: Row, column: str) -> Any:
+def value(row: Row, column: str) -> Any:
+    """A column of any type."""
     if column not in row:
         raise ColumnError(column, f"columns {', '.join(sorted(row))}", f"a column '{column}'")
     return row[column]

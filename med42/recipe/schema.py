@@ -111,6 +111,7 @@ class Source(Frozen):
     domain: Literal["medical", "general"]
     family: Name = Field(description="the converter: a module of med42.data.sources")
     origin: Origin
+    labels: Origin | None = Field(default=None, description="rows that tell which part of the set each row belongs to")
     license: str
     terms: str = Field(default="", description="where the licence or terms can be read")
     system: str | None = Field(default=None, description="system turn put first, if any")

@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from med42.data.conversation import Dropped, checked, conversation, row_digest
+from med42.data.html_text import plain
 from med42.data.prepare_source import families, find_converter
 from med42.data.row import ColumnError
 from med42.recipe import load_recipe
@@ -10,6 +11,29 @@ from med42.recipe.schema import Source
 
 SYSTEM = "You are careful."
 ROWS: dict[str, dict[str, Any]] = {
+    "aci_bench": {"dataset": "virtassist", "encounter_id": "D2N001", "dialogue": "[doctor] hi , martha .\n[patient] hi .",
+                  "note": "CHIEF COMPLAINT\n\nAnnual exam."},
+    "headqa": {"name": "Cuaderno_2013_1_B", "year": "2013", "category": "biology", "qid": 1, "qtext": "The excitatory potentials:", "ra": 3,
+               "image": None, "answers": [{"aid": number, "atext": f"They are {number}."} for number in range(1, 6)]},
+    "medical_instruction": {"Conversation": "The conversation between human and AI assistant.\n[|Human|] I cough.\n[|AI|] Since when?\n"
+                                            "[|Human|] A week.\n[|AI|] See a doctor."},
+    "medqa": {"id": "train-1", "sent1": "Which is right?", "sent2": "", "ending0": "one", "ending1": " two ", "ending2": "three",
+              "ending3": "four", "label": 1},
+    "mmlu": {"question": "Which is right?", "subject": "anatomy", "choices": ["one", "two", "three", "four"], "answer": 1},
+    "niv2": {"task_name": "task1_x", "id": "task1-0", "definition": "Name the drug.", "inputs": "He took aspirin.", "targets": "aspirin"},
+    "opengpt": {"raw_data_id": "0",
+                "text": "<|user|> Is it high? <|eos|> <|ai|> Yes. <|eos|> <|user|> Why? <|eos|> <|ai|> Salt. <|eos|> <|eod|>"},
+    "pubhealth": {"claim_id": "1", "claim": "Water cures it.", "explanation": "No trial found that.", "label": "false",
+                  "main_text": "Long."},
+    "sciq": {"question": "What carries oxygen?", "distractor1": "platelets", "distractor2": "plasma", "distractor3": "lymph",
+             "correct_answer": "red cells", "support": "Red cells hold haemoglobin."},
+    "stackexchange": {"qid": 1, "question": "<p>Why do we <b>yawn</b>?</p>", "date": "2015/01/01", "metadata": [
+        "https://biology.stackexchange.com/questions/1", "https://biology.stackexchange.com", "https://biology.stackexchange.com/users/2/"],
+        "answers": [{"answer_id": 3, "author": "a", "author_id": 4, "pm_score": 2, "selected": False, "text": "<p>To cool.</p>"},
+                    {"answer_id": 5, "author": "b", "author_id": 6, "pm_score": 1, "selected": True, "text": "No idea."}]},
+    "slimorca": {"conversations": [{"from": "human", "value": "Why?", "weight": 0.0}, {"from": "gpt", "value": "So.", "weight": 1.0}]},
+    "ultramedical": {"id": "x", "type": "Exam", "answer": "B", "score": "4.5", "conversations": [
+        {"from": "human", "value": "Which is right?"}, {"from": "gpt", "value": "B, because it is."}]},
     "meadow": {"instruction": " Answer truthfully ", "input": "What is asthma?", "output": " A disease. "},
     "medmcqa": {"question": "Which is right?", "opa": "one", "opb": " two ", "opc": "three", "opd": "four", "cop": 1},
     "medquad": {"question": "What is (are)  Asthma ?", "answer": "Key Points\n      - A   disease.\t\tOf  airways. \n \n End"},
@@ -18,7 +42,17 @@ ROWS: dict[str, dict[str, Any]] = {
                  "LONG_ANSWER": "It did."},
     "ultrachat": {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]},
 }
+UNREAD = {  # columns that the publisher has and the converter leaves alone
+    "aci_bench": {"dataset"}, "mmlu": {"subject"}, "headqa": {"name", "year", "category", "qid"},
+    "medqa": {"id", "sent2"}, "niv2": {"task_name", "id"},
+    "opengpt": {"raw_data_id"}, "pubhealth": {"claim_id", "main_text"}, "stackexchange": {"qid", "date"},
+    "ultramedical": {"id", "type", "answer", "score"},
+}
 TEXT_COLUMNS = [
+    ("aci_bench", "dialogue"), ("aci_bench", "note"), ("headqa", "qtext"), ("medical_instruction", "Conversation"), ("medqa", "sent1"),
+    ("medqa", "ending3"), ("mmlu", "question"), ("niv2", "definition"), ("niv2", "inputs"), ("niv2", "targets"), ("opengpt", "text"),
+    ("pubhealth", "claim"), ("pubhealth", "explanation"), ("sciq", "question"), ("sciq", "distractor2"), ("sciq", "correct_answer"),
+    ("sciq", "support"), ("stackexchange", "question"),
     ("meadow", "instruction"), ("meadow", "input"), ("meadow", "output"), ("medmcqa", "question"), ("medmcqa", "opa"), ("medmcqa", "opd"),
     ("medquad", "question"), ("medquad", "answer"), ("mts_dialog", "ID"), ("mts_dialog", "section_header"), ("mts_dialog", "section_text"),
     ("mts_dialog", "dialogue"), ("pubmedqa", "QUESTION"), ("pubmedqa", "final_decision"), ("pubmedqa", "LONG_ANSWER"),
@@ -63,7 +97,9 @@ def test_a_family_that_is_not_there_is_told(refusal):
     assert all(family in told for family in families())
 
 
-@pytest.mark.parametrize(("family", "column"), [(family, column) for family, row in ROWS.items() for column in row])
+@pytest.mark.parametrize(("family", "column"), [
+    (family, column) for family, row in ROWS.items() for column in row if column not in UNREAD.get(family, ())
+])
 def test_a_missing_column_names_those_that_are_there(family, column):
     row = {key: value for key, value in ROWS[family].items() if key != column} | {"other": 1}
     with pytest.raises(ColumnError) as told:
@@ -87,8 +123,8 @@ def test_columns_besides_change_nothing(family):
 
 @pytest.mark.parametrize("family", ROWS)
 def test_a_system_turn_is_put_first(family):
-    for plain, led in zip(results(family), results(family, SYSTEM), strict=True):
-        assert led == [{"role": "system", "content": SYSTEM}, *plain]
+    for alone, led in zip(results(family), results(family, SYSTEM), strict=True):
+        assert led == [{"role": "system", "content": SYSTEM}, *alone]
 
 
 # --- each family ----------------------------------------------------------------------------------
@@ -215,6 +251,147 @@ def test_ultrachat_that_is_no_conversation(messages, reason):
 def test_ultrachat_messages_are_turns(value):
     with pytest.raises(ColumnError):
         results("ultrachat", messages=value)
+
+
+def test_aci_bench_asks_for_the_note_in_several_wordings():
+    asked, written = only("aci_bench")
+    assert asked["content"].endswith("\n\n[doctor] hi , martha .\n[patient] hi .")
+    assert written["content"] == "CHIEF COMPLAINT\n\nAnnual exam."
+    assert len({only("aci_bench", encounter_id=f"D2N{number}")[0]["content"].split("\n")[0] for number in range(40)}) == 4
+    assert only("aci_bench", dialogue=" ") == Dropped("empty dialogue")
+    assert only("aci_bench", note="") == Dropped("empty assistant turn")
+
+
+def test_headqa_counts_from_one_and_drops_what_needs_an_image():
+    listed = "\n".join(f"{letter}. They are {number}." for number, letter in enumerate("ABCDE", 1))
+    assert only("headqa") == turns(f"The excitatory potentials:\n{listed}", "C. They are 3.")
+    assert only("headqa", ra=0) == only("headqa", ra=6) == Dropped("option index is out of range")
+    assert only("headqa", image={"bytes": "x"}) == Dropped("question needs an image")
+    assert only("headqa", answers=[]) == Dropped("not 2 to 10 options")
+    with pytest.raises(ColumnError):
+        results("headqa", answers=["one", "two"])
+
+
+@pytest.mark.parametrize(("family", "index"), [("medqa", "label"), ("mmlu", "answer")])
+def test_exam_questions(family, index):
+    expected = turns("Which is right?\nA. one\nB. two\nC. three\nD. four", "B. two")
+    assert only(family) == expected
+    assert only(family, **{index: 4}) == Dropped("option index is out of range")
+    assert only(family, **{"medqa": {"ending2": ""}, "mmlu": {"choices": ["one", "two", " "]}}[family]) == Dropped("empty option")
+
+
+def test_mmlu_keeps_the_recipes_subjects():
+    paper = load_recipe("llama3-8b").sources["mmlu"]
+    converter = find_converter("mmlu", "sources.mmlu")
+    assert len(paper.sites) == 13
+    (kept,), (left,) = (list(converter.conversations(ROWS["mmlu"] | {"subject": subject}, paper)) for subject in ("virology", "astronomy"))
+    assert kept[-1]["content"] == "B. two"
+    assert left == Dropped("subject is not among the recipe's")
+
+
+def test_niv2_puts_the_definition_before_the_input():
+    assert only("niv2") == turns("Name the drug.\n\nHe took aspirin.", "aspirin")
+    assert only("niv2", inputs="") == Dropped("empty input")
+    assert only("niv2", targets=None) == Dropped("empty assistant turn")
+
+
+def test_tagged_texts_become_turns():
+    assert only("opengpt") == turns("Is it high?", "Yes.", "Why?", "Salt.")
+    assert only("medical_instruction") == turns("I cough.", "Since when?", "A week.", "See a doctor.")
+    unanswered = "x\n[|Human|] I cough.\n[|AI|] Since when?\n[|Human|] A week.\n[|AI|] "
+    assert only("medical_instruction", Conversation=unanswered) == turns("I cough.", "Since when?")
+
+
+@pytest.mark.parametrize(("text", "reason"), [
+    ("", "no turn in the text"), ("I cough.", "no turn in the text"), ("[|Human|] [|AI|] ", "no turn in the text"),
+    ("[|AI|] Hello.", "turns do not alternate from user to assistant"), ("[|Human|] Hi.", "turns do not alternate from user to assistant"),
+    ("[|Human|] Hi. [|AI|] [|Human|] Hi? [|AI|] Yes.", "empty assistant turn"),
+])
+def test_tagged_texts_that_are_no_conversation(text, reason):
+    assert only("medical_instruction", Conversation=text) == Dropped(reason)
+
+
+def test_pubhealth_answers_with_verdict_and_reason():
+    asked, told = only("pubhealth")
+    assert asked["content"].endswith("\n\nClaim: Water cures it.")
+    assert told["content"] == "False. No trial found that."
+    assert only("pubhealth", label=1) == only("pubhealth", label=" False ") == only("pubhealth")
+    assert only("pubhealth", label=3)[1]["content"].startswith("Mixture. ")
+    for label in (-1, 4, "", None, "snopes"):
+        assert only("pubhealth", label=label) == Dropped("verdict is missing or none of the four")
+    assert only("pubhealth", claim=" ") == Dropped("empty claim")
+    assert only("pubhealth", explanation=None) == Dropped("empty explanation")
+
+
+def test_sciq_puts_the_right_answer_at_a_place_of_its_own():
+    asked, told = only("sciq")
+    letter = told["content"][0]
+    assert f"\n{letter}. red cells" in asked["content"]
+    assert told["content"] == f"{letter}. red cells\n\nRed cells hold haemoglobin."
+    assert only("sciq", support=None)[1]["content"] == f"{letter}. red cells"
+    assert {only("sciq", question=f"What {number}?")[1]["content"][0] for number in range(40)} == set("ABCD")
+    assert only("sciq", distractor1="") == Dropped("empty option")
+
+
+def test_stackexchange_takes_the_best_answer_as_plain_text():
+    assert only("stackexchange") == turns("Why do we yawn?", "To cool.")
+    first, second = ROWS["stackexchange"]["answers"]
+    assert only("stackexchange", answers=[first | {"pm_score": 1}, second])[1]["content"] == "No idea."
+    equal = [first | {"pm_score": 1, "selected": True}, second]
+    assert only("stackexchange", answers=equal) == only("stackexchange", answers=equal[::-1]) == turns("Why do we yawn?", "To cool.")
+    assert only("stackexchange", answers=[]) == Dropped("no answer")
+    with pytest.raises(ColumnError):
+        results("stackexchange", answers=[{"text": "x"}])
+
+
+def test_stackexchange_keeps_the_recipes_sites():
+    paper = load_recipe("llama3-8b").sources["stackexchange"]
+    converter = find_converter("stackexchange", "sources.stackexchange")
+    [kept] = converter.conversations(ROWS["stackexchange"], paper)
+    assert [turn["role"] for turn in kept] == ["system", "user", "assistant"]
+    for link in ("https://cooking.stackexchange.com/q/1", "https://stackoverflow.com/q/1", "biology"):
+        assert list(converter.conversations(ROWS["stackexchange"] | {"metadata": [link]}, paper)) == [
+            Dropped("site is not among the recipe's")]
+
+
+@pytest.mark.parametrize(("html", "expected"), [
+    ("<p>One\n line &amp; more</p>\n\n<p>Two</p>", "One line & more\n\nTwo"),
+    ("<ul>\n<li>a</li>\n<li>b <em>c</em> d</li>\n</ul>", "- a\n- b c d"),
+    ("<pre><code>x = 1\n  y = 2\n</code></pre>", "x = 1\n  y = 2"), ("a<br>b<br/>c", "a\nb\nc"), ("2 &lt; 3 <b>unclosed", "2 < 3 unclosed"),
+    ("", ""), ("no tags", "no tags"), ("<p>a<a href='x'>link</a>, b</p>", "alink, b"),
+])
+def test_html_becomes_plain_text(html, expected):
+    assert plain(html) == expected
+
+
+def labels(*parts: str) -> list[dict[str, str]]:
+    """Rows of OpenOrca for SlimOrca's row above."""
+    return [{"id": f"{part}.{number}", "system_prompt": "Be brief. ", "question": "Why?"} for number, part in enumerate(parts)]
+
+
+@pytest.mark.parametrize(("rows", "reason"), [
+    (labels("cot"), None), (labels("cot", "cot"), None), (labels("t0"), "part is not the recipe's"),
+    (labels("cot", "flan", "cot"), "labels disagree on its part"), ([], "question is not among the labels"),
+    ([labels("cot")[0] | {"system_prompt": "Be long."}], "question is not among the labels"),
+])
+def test_slimorca_takes_a_rows_part_from_openorca(rows, reason):
+    paper = load_recipe("llama3-8b").sources["slimorca-cot"]
+    row = {"conversations": [{"from": "system", "value": "Be brief.", "weight": None}, *ROWS["slimorca"]["conversations"]]}
+    [result] = find_converter("slimorca", "sources.x").labelled(rows).conversations(row, paper)
+    system = {"role": "system", "content": "Be brief."}
+    assert result == (Dropped(reason) if reason else [system, *turns("Why?", "So.")])
+
+
+def test_slimorca_without_labels_gives_no_part():
+    paper = load_recipe("llama3-8b").sources["slimorca-cot"]
+    [result] = find_converter("slimorca", "sources.x").conversations(ROWS["slimorca"], paper)
+    assert result == Dropped("part is not known without labels")
+
+
+def test_ultramedical_keeps_the_turns():
+    assert only("ultramedical") == turns("Which is right?", "B, because it is.")
+    odd = [{"from": "tool", "value": "x"}, {"from": "gpt", "value": "y"}]
+    assert only("ultramedical", conversations=odd) == Dropped("a turn from tool")
 
 
 # --- conversations --------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """UltraFeedback binarized, and Snorkel's PairRM sets in the same columns: whole chats whose last turns differ."""
 
 from med42.data.conversation import Dropped, Message
-from med42.data.row import Row, floating, text, turns
+from med42.data.row import Row, floating, records, text
 from med42.preferences.pair import Pair, pair_of
 
 
@@ -18,4 +18,4 @@ def pair(row: Row) -> Pair | Dropped:
 
 
 def _chat(row: Row, column: str) -> list[Message]:
-    return [Message(role=text(turn, "role"), content=text(turn, "content")) for turn in turns(row, column)]
+    return [Message(role=text(turn, "role"), content=text(turn, "content")) for turn in records(row, column, "role", "content")]
