@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from med42.cluster.network import needs_network
+from med42.data.licences import check_licences, licensed
 from med42.data.prepare_source import find_converter as source_converter
 from med42.errors import Med42Error
 from med42.evaluation.prepare_benchmarks import find_converter as benchmark_converter
@@ -64,6 +65,7 @@ def verdicts_on(recipe: Recipe, shape: str, job: Job, output: Path) -> list[Verd
         Verdict("pipeline", shape == shape_of(recipe),
                 shape_of(recipe) if shape == shape_of(recipe) else f"compiled for: {shape}; recipe: {shape_of(recipe)}"),
         _verdict("converters", lambda: _converters(recipe)),
+        _verdict("licences", lambda: check_licences(recipe, _repository(recipe, job.push_to))),
         _verdict("files", lambda: _files(recipe, job.data_root)),
         _disk(recipe, job.store or output),
         _memory(recipe),
@@ -84,8 +86,16 @@ def as_markdown(verdicts: list[Verdict]) -> str:
 
 def as_page(recipe: Recipe, verdicts: list[Verdict]) -> str:
     """The table of verdicts as a page."""
+    blocks = [page.table(("check", "passed", "found"), [(verdict.check, verdict.passed, verdict.found) for verdict in verdicts])]
+    try:
+        rows = [(part.key, part.name, *("yes" if asked else "no" for asked in (
+            part.licence.commercial, part.licence.attribution, part.licence.share_alike)), part.terms) for part in licensed(recipe)]
+        blocks += [page.heading("Licences of what is trained on"),
+                   page.table(("what", "licence", "commercial use", "attribution", "share alike", "terms"), rows)]
+    except Med42Error:
+        pass  # told by the check above
     return page.page("Preflight", f"Recipe {recipe.name}: {sum(verdict.passed for verdict in verdicts)} of {len(verdicts)} checks passed.",
-                     [page.table(("check", "passed", "found"), [(verdict.check, verdict.passed, verdict.found) for verdict in verdicts])])
+                     blocks)
 
 
 def _verdict(check: str, look: Callable[[], str]) -> Verdict:
@@ -113,6 +123,14 @@ def _converters(recipe: Recipe) -> str:
     for name, benchmark in recipe.evaluation.benchmarks.items():
         benchmark_converter(benchmark.family, name)
     return "one for every source, preference set and benchmark"
+
+
+def _repository(recipe: Recipe, push_to: str) -> str:
+    """Where on a hub the model goes, as `owner/name`; empty for elsewhere."""
+    kind, _, place = push_to.partition(":")
+    if kind:
+        return place if kind == "hub" else ""
+    return (recipe.push.repo or "") if recipe.push.kind == "hub" else ""
 
 
 def _files(recipe: Recipe, data_root: Path | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from med42.data.conversation import order
 from med42.data.decontaminate import Overlap, overlap_with
+from med42.data.licences import terms_of
 from med42.data.pages import account_blocks
 from med42.data.shards import ConversationWriter, read_shards
 from med42.errors import Med42Error
@@ -103,8 +104,10 @@ def _mix(recipe: Recipe, parts: dict[str, Path], benchmarks: Path, draft: Path) 
          page.paragraph(f"No row shares {recipe.mix.overlap_tokens} words in a row, or a whole question, with a benchmark row.", "note"),
          *account_blocks(manifest)],
     ))
+    terms = terms_of({name: str(read_record(path).measured["license"]) for name, path in parts.items()})
     return Outcome({"rows": total, "medical_share": medical / total, "merkle_root": manifest["merkle_root"],
-                    "accounts": manifest["sources"], "summary": f"{total:,} conversations, {medical / total:.1%} medical"})
+                    "accounts": manifest["sources"], "terms": terms,
+                    "summary": f"{total:,} conversations, {medical / total:.1%} medical"})
 
 
 def _clean(name: str, path: Path, overlap: Overlap, seen: set[str], writer: ConversationWriter) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from med42.data.licences import LICENCES
 from med42.lineage.record import Record
 from med42.recipe import Recipe, recipe_digest
 from med42.recipe.schema import HubOrigin, InventedOrigin
@@ -108,8 +109,15 @@ def _base(recipe: Recipe, line: dict[str, list[Record]]) -> str:
     measured = line["prepare_base"][0].measured if "prepare_base" in line else {}
     start = f"`{measured.get('repo', recipe.base.repo)}`" if recipe.base.kind == "hub" else "random weights of the Llama-3 shape"
     at = f" at commit `{measured['commit']}`" if measured.get("commit") else ""
-    return (f"It starts from {start}{at}, licence {_license(recipe, line)}, whose terms hold for this model too. "
-            "The terms of the data below may narrow its use further.")
+    told = [f"It starts from {start}{at}, licence {_license(recipe, line)}, whose terms hold for this model too."]
+    if notice := LICENCES[recipe.base.license].notice:
+        told.append(f"{notice}.")
+    terms = line["mix_data"][-1].measured.get("terms", {}) if "mix_data" in line else {}
+    for key, words in (("non_commercial", "Not for commercial use, because of"), ("unknown", "No licence is named by the publishers of"),
+                       ("share_alike", "Share alike is asked for by")):
+        if terms.get(key):
+            told.append(f"{words} {', '.join(terms[key])}.")
+    return " ".join(told)
 
 
 def _data(recipe: Recipe, mix: Record) -> str:

@@ -24,9 +24,9 @@ BENCHMARK = {"sent1": LEAKED, "sent2": "", "ending0": "1", "ending1": "2", "endi
 
 
 def recipe_of(sources: dict[str, dict[str, Any]], **mix: Any) -> Recipe:
-    settings = {name: {"domain": "general" if name == "c" else "medical", "family": "meadow", "license": "x",
+    settings = {name: {"domain": "general" if name == "c" else "medical", "family": "meadow", "license": "MIT",
                        "origin": {"kind": "file", "files": [f"{name}.jsonl"]}, **source} for name, source in sources.items()}
-    benchmark = {"medqa": {"family": "medqa", "license": "x", "origin": {"kind": "file", "files": ["medqa.jsonl"]}}}
+    benchmark = {"medqa": {"family": "medqa", "license": "MIT", "origin": {"kind": "file", "files": ["medqa.jsonl"]}}}
     return load_recipe("tiny", [f"sources={json.dumps(settings)}", f"mix={json.dumps(mix)}",
                                 f"evaluation.benchmarks={json.dumps(benchmark)}", "gates=[]"])
 

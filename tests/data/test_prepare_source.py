@@ -22,7 +22,7 @@ def prepared(folder: Path, rows: list[Any], family: str = "meadow", name: str = 
     """Rows written to a file, and prepared from there as the source `cards`."""
     folder.mkdir(exist_ok=True)
     (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = {"domain": "medical", "family": family, "license": "x", "origin": {"kind": "file", "files": [name]}}
+    settings = {"domain": "medical", "family": family, "license": "MIT", "origin": {"kind": "file", "files": [name]}}
     recipe = load_recipe("tiny", [f"sources={json.dumps({'cards': settings})}"])
     return prepare_source(recipe, "cards", folder / "out", Job("test", store, folder))
 
@@ -31,7 +31,7 @@ def test_every_row_is_kept_or_has_a_reason(tmp_path):
     record = prepared(tmp_path, [*GOOD, EMPTY, GOOD[0], {"instruction": "", "input": "", "output": "x"}, GOOD[0]])
     assert record.measured["accounts"] == {"cards": {"read": 9, "kept": 5, "repeated": 0, "dropped": {
         "duplicate inside the source": 2, "empty assistant turn": 1, "empty user turn": 1}}}
-    assert (record.measured["rows"], record.measured["license"]) == (9, "x")
+    assert (record.measured["rows"], record.measured["license"]) == (9, "MIT")
     dropped = list(read_shards(tmp_path / "out" / "dropped"))
     assert [(row["place"], row["reason"]) for row in dropped] == [
         ("rows.jsonl:6", "empty assistant turn"), ("rows.jsonl:7", "duplicate inside the source"), ("rows.jsonl:8", "empty user turn"),
@@ -51,7 +51,7 @@ def test_kept_rows_are_the_conversations_under_their_digests(tmp_path):
     manifest = read_manifest(tmp_path / "out")
     assert manifest["merkle_root"] == record.measured["merkle_root"] == merkle_root([row["id"] for row in rows])
     assert manifest["rows"] == 5
-    assert "5 rows of family meadow (x) gave 5 conversations" in (tmp_path / "out" / "page.html").read_text()
+    assert "5 rows of family meadow (MIT) gave 5 conversations" in (tmp_path / "out" / "page.html").read_text()
 
 
 def test_the_record_pins_the_file(tmp_path):

@@ -36,7 +36,7 @@ SOURCES = {
 @pytest.fixture(scope="module", params=SOURCES)
 def real(request: pytest.FixtureRequest, shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     family, files, candidates = SOURCES[request.param]
-    settings = {"domain": "medical", "family": family, "license": "x", "origin": {"kind": "file", "files": files}}
+    settings = {"domain": "medical", "family": family, "license": "MIT", "origin": {"kind": "file", "files": files}}
     out = tmp_path_factory.mktemp("real") / "out"
     recipe = load_recipe("tiny", [f"sources={json.dumps({request.param: settings})}"])
     record = prepare_source(recipe, request.param, out, Job("test", None, shared_data))

@@ -61,7 +61,7 @@ TEXT_COLUMNS = [
 
 def source(family: str, system: str | None = None) -> Source:
     origin = {"kind": "file", "files": ["rows.jsonl"]}
-    return Source(domain="medical", family=family, origin=origin, license="x", system=system)
+    return Source(domain="medical", family=family, origin=origin, license="MIT", system=system)
 
 
 def results(family: str, system: str | None = None, **changes: Any) -> list[Any]:
