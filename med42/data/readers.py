@@ -71,11 +71,11 @@ def read_rows(path: Path, name: str) -> Iterator[tuple[str, Row]]:
     Raises:
         Med42Error: torn gzip, invalid UTF-8, bad JSON, a row that is no mapping, no rows at all.
     """
-    plain = name.removesuffix(".gz")
+    plain = name.removesuffix(".gz").removesuffix(".zst")
     readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet, ".json": _json}
     reader = readers.get(Path(plain).suffix)
     if reader is None:
-        raise Med42Error(path, f"the suffix '{Path(plain).suffix}'", "one of .jsonl, .json, .csv, .parquet (the first three also .gz)",
+        raise Med42Error(path, f"the suffix '{Path(plain).suffix}'", "one of .jsonl, .json, .csv, .parquet (texts also .gz, .zst)",
                          "Convert the file.")
     row_number = 0
     try:
@@ -87,8 +87,10 @@ def read_rows(path: Path, name: str) -> Iterator[tuple[str, Row]]:
     except UnicodeDecodeError as error:
         raise Med42Error(f"{path}, after row {row_number}", f"byte 0x{error.object[error.start]:02x} that is not UTF-8", "UTF-8 text",
                          "Convert the file to UTF-8.") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise Med42Error(path, f"compressed data that breaks off after row {row_number} ({error})", "a whole gzip file",
+    except (EOFError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # the file system's, as no right to read
+            raise
+        raise Med42Error(path, f"compressed data that breaks off after row {row_number} ({error})", "a whole compressed file",
                          "Fetch the file again.") from error
     except (ValueError, RecursionError) as error:
         # Besides bad JSON, numbers of thousands of digits and lists within lists within lists.
@@ -139,6 +141,10 @@ def _parquet(path: Path) -> Iterator[Any]:
 
 
 def _opened(path: Path) -> io.TextIOWrapper:
+    if path.suffix == ".zst":
+        import pyarrow
+
+        return io.TextIOWrapper(io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd")), encoding="utf-8-sig", newline="")
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")
@@ -154,7 +160,7 @@ def _download(origin: HubOrigin, key: str) -> dict[str, Path]:
     with told_plainly(f"{key}: dataset {origin.repo}@{origin.revision}"):
         published = sorted(list_repo_files(origin.repo, repo_type="dataset", revision=origin.revision))
         wanted = [name for name in published if any(fnmatch(name, pattern) for pattern in origin.files)]
-        if not wanted:
-            raise Med42Error(key, f"no file that matches {', '.join(origin.files)} in {origin.repo}", "at least one",
+        if lost := [pattern for pattern in origin.files if not any(fnmatch(name, pattern) for name in published)]:
+            raise Med42Error(key, f"no file that matches {', '.join(lost)} in {origin.repo}", "at least one for each pattern",
                              f"The repository holds: {', '.join(published[:8])}.")
         return {name: Path(hf_hub_download(origin.repo, name, repo_type="dataset", revision=origin.revision)) for name in wanted}
