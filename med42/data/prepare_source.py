@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, cast
 
 from med42.data.conversation import Conversation, Dropped, row_digest
+from med42.data.families import find_family
 from med42.data.pages import account_blocks
 from med42.data.readers import Located, locate
 from med42.data.row import ColumnError, Row
@@ -72,17 +72,7 @@ def find_converter(family: str, key: str) -> Converter:
     Raises:
         Med42Error: there is none of that name.
     """
-    module = f"med42.data.sources.{family.replace('-', '_')}"
-    try:
-        return cast(Converter, importlib.import_module(module))
-    except ModuleNotFoundError as error:
-        raise Med42Error(f"{key}.family", f"'{family}'", f"one of {', '.join(families())}",
-                         "This version has no converter for it yet.") from error
-
-
-def families() -> list[str]:
-    """Source families that have a converter."""
-    return sorted(path.stem for path in (Path(__file__).parent / "sources").glob("*.py") if path.stem != "__init__")
+    return cast(Converter, find_family("med42.data.sources", family, key))
 
 
 def _prepare(name: str, source: Source, converter: Converter, located: Located, draft: Path) -> Outcome:

@@ -6,7 +6,6 @@ ties decontamination and evaluation to the same questions.
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Protocol, cast
 
 import pyarrow
 
+from med42.data.families import find_family
 from med42.data.pages import account_blocks
 from med42.data.readers import Located, locate
 from med42.data.row import ColumnError, Row
@@ -67,16 +67,7 @@ def find_converter(family: str, name: str) -> Converter:
     Raises:
         Med42Error: there is none of that name.
     """
-    try:
-        return cast(Converter, importlib.import_module(f"med42.evaluation.benchmarks.{family.replace('-', '_')}"))
-    except ModuleNotFoundError as error:
-        raise Med42Error(f"evaluation.benchmarks.{name}.family", f"'{family}'", f"one of {', '.join(families())}",
-                         "Name a family that exists.") from error
-
-
-def families() -> list[str]:
-    """Benchmark families that have a converter."""
-    return sorted(path.stem for path in (Path(__file__).parent / "benchmarks").glob("*.py") if path.stem != "__init__")
+    return cast(Converter, find_family("med42.evaluation.benchmarks", family, f"evaluation.benchmarks.{name}"))
 
 
 def _prepare(recipe: Recipe, located: dict[str, Located], converters: dict[str, Converter], draft: Path) -> Outcome:

@@ -6,7 +6,6 @@ On disk: `part-*.parquet` (and `held_out/part-*.parquet`) with `id`, `source`, `
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import pyarrow
 from med42.data.chat import Chat
 from med42.data.conversation import Dropped, order
 from med42.data.decontaminate import Overlap, overlap_with
+from med42.data.families import find_family
 from med42.data.pages import account_blocks
 from med42.data.readers import Located, locate
 from med42.data.row import ColumnError, Row
@@ -85,16 +85,7 @@ def find_converter(family: str, name: str) -> Converter:
     Raises:
         Med42Error: there is none of that name.
     """
-    try:
-        return cast(Converter, importlib.import_module(f"med42.preferences.sources.{family.replace('-', '_')}"))
-    except ModuleNotFoundError as error:
-        raise Med42Error(f"preferences.{name}.family", f"'{family}'", f"one of {', '.join(families())}",
-                         "Name a family that exists.") from error
-
-
-def families() -> list[str]:
-    """Preference families that have a converter."""
-    return sorted(path.stem for path in (Path(__file__).parent / "sources").glob("*.py") if path.stem != "__init__")
+    return cast(Converter, find_family("med42.preferences.sources", family, f"preferences.{name}"))
 
 
 class _Writer:

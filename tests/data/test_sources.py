@@ -3,8 +3,9 @@ from typing import Any
 import pytest
 
 from med42.data.conversation import Dropped, checked, conversation, row_digest
+from med42.data.families import families
 from med42.data.html_text import plain
-from med42.data.prepare_source import families, find_converter
+from med42.data.prepare_source import find_converter
 from med42.data.row import ColumnError
 from med42.recipe import load_recipe
 from med42.recipe.schema import Source
@@ -82,7 +83,7 @@ def turns(*contents: str) -> list[dict[str, str]]:
 
 
 def test_every_converter_is_tested_here():
-    assert set(ROWS) == set(families())
+    assert set(ROWS) == set(families("med42.data.sources"))
 
 
 @pytest.mark.parametrize("family", ROWS)
@@ -94,7 +95,7 @@ def test_the_recipes_name_families_by_module(family):
 def test_a_family_that_is_not_there_is_told(refusal):
     told = refusal(lambda: find_converter("medqua", "sources.x"))
     assert "sources.x.family: found 'medqua'" in told
-    assert all(family in told for family in families())
+    assert all(family in told for family in families("med42.data.sources"))
 
 
 @pytest.mark.parametrize(("family", "column"), [

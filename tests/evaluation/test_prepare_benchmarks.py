@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from med42.data.families import families
 from med42.data.row import ColumnError
 from med42.data.shards import read_shards
 from med42.evaluation.item import Item, multiple_choice
-from med42.evaluation.prepare_benchmarks import families, find_converter, prepare_benchmarks
+from med42.evaluation.prepare_benchmarks import find_converter, prepare_benchmarks
 from med42.lineage.journal import Job
 from med42.lineage.record import read_record
 from med42.recipe import Recipe, load_recipe
@@ -41,7 +42,7 @@ def item(family: str, **changes: Any) -> Item | str:
 
 
 def test_every_converter_is_tested_here(refusal):
-    assert set(ROWS) == set(families())
+    assert set(ROWS) == set(families("med42.evaluation.benchmarks"))
     assert find_converter("mmlu-pro", "x") is find_converter("mmlu_pro", "x")
     assert "evaluation.benchmarks.x.family: found 'mmlupro'" in refusal(lambda: find_converter("mmlupro", "x"))
 

@@ -3,8 +3,9 @@ from typing import Any
 import pytest
 
 from med42.data.conversation import Dropped
+from med42.data.families import families
 from med42.data.row import ColumnError
-from med42.preferences.build_preferences import families, find_converter
+from med42.preferences.build_preferences import find_converter
 from med42.preferences.pair import Pair, pair_of
 from med42.preferences.sources import hh_rlhf, ultrafeedback
 
@@ -143,6 +144,6 @@ def test_hh_rlhf_of_another_type(value):
 
 
 def test_families(refusal):
-    assert families() == ["hh_rlhf", "ultrafeedback"]
+    assert families("med42.preferences.sources") == ["hh_rlhf", "ultrafeedback"]
     assert find_converter("hh-rlhf", "x") is hh_rlhf
     assert "preferences.x.family: found 'ultra'; expected one of hh_rlhf, ultrafeedback" in refusal(lambda: find_converter("ultra", "x"))
