@@ -123,7 +123,9 @@ class Containers:
                 container.wait()
                 container.reload()
                 return _cause(container.attrs["State"], asked["mem_limit"])
-            except docker.errors.NotFound:
+            except docker.errors.APIError as error:
+                if error.status_code not in (404, 409):  # 409: it is being removed
+                    raise
                 return "the container was removed from outside while it worked"
             finally:
                 with contextlib.suppress(docker.errors.APIError):
