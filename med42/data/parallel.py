@@ -1,0 +1,69 @@
+"""Work on blocks of rows spread over the machine's cores, the results in the order of the blocks."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from med42.errors import Med42Error
+from med42.lineage.provenance import processors
+
+Block = TypeVar("Block")
+Result = TypeVar("Result")
+
+# Starting processes takes about a second: fewer blocks than this are worked on where they are.
+FEWEST_BLOCKS = 4
+
+_work: Callable[[Any], Any]
+
+
+def ordered_map(make: Callable[[], Callable[[Block], Result]], blocks: Iterable[Block], workers: int | None = None) -> Iterator[Result]:
+    """Results of some work on each block, in order; the number of workers changes nothing but the time.
+
+    At most two blocks a worker are under way, so memory does not grow with the number of blocks.
+
+    Args:
+        make: called once in each worker; returns the function that works on a block. Must pickle, as a `functools.partial`
+            of a module's function does.
+        blocks: what to work on; read as it is needed. Each must pickle.
+        workers: processes; the machine's cores by default. With one, everything happens in this process.
+
+    Raises:
+        Med42Error: a worker was killed. Errors of the work itself come through as they are.
+    """
+    workers, blocks = workers or processors(), iter(blocks)
+    first = list(itertools.islice(blocks, FEWEST_BLOCKS)) if workers > 1 else []
+    if len(first) < FEWEST_BLOCKS:
+        work = make()
+        yield from map(work, itertools.chain(first, blocks))
+        return
+    # Not by fork: this process may hold threads of Arrow or of a client, which a fork would leave half there.
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(workers, context, _start, (make,)) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for block in itertools.chain(first, blocks):
+                waiting.append(pool.submit(_call, block))
+                if len(waiting) == 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise Med42Error("a worker process", "its sudden end", "work that ends", "It was killed, or ran out of memory: "
+                             "see the system's log, or give the stage more memory.") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _start(make: Callable[[], Callable[[Any], Any]]) -> None:
+    global _work
+    _work = make()
+
+
+def _call(block: Any) -> Any:
+    return _work(block)
