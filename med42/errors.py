@@ -12,6 +12,10 @@ class Med42Error(Exception):
         self.where, self.found, self.expected, self.remedy = str(where), found, expected, remedy
         super().__init__(f"{where}: found {found}; expected {expected}. {remedy}")
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Come whole out of a worker process; by default an exception is made again from its message alone."""
+        return type(self), (self.where, self.found, self.expected, self.remedy)
+
     @classmethod
     def retold(cls, stage: str, message: str) -> "Med42Error":
         """The same error as another process told it, led by the stage that met it."""
