@@ -49,7 +49,7 @@ def prepare_benchmarks(recipe: Recipe, out: Path, job: Job) -> Record:
         Med42Error: a benchmark cannot be found or read, has other columns, or gives no question.
     """
     located = {
-        name: locate(benchmark.origin, job.data_root, recipe.seed, f"evaluation.benchmarks.{name}.origin")
+        name: locate(recipe, f"evaluation.benchmarks.{name}.origin", benchmark.origin, job.data_root)
         for name, benchmark in recipe.evaluation.benchmarks.items()
     }
     converters = {name: find_converter(benchmark.family, name) for name, benchmark in recipe.evaluation.benchmarks.items()}

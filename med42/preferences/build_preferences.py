@@ -66,7 +66,7 @@ def build_preferences(recipe: Recipe, round_number: int, base: Path, benchmarks:
     """
     names = [*recipe.dpo.rounds[round_number - 1], *recipe.dpo.held_out]
     sources = {name: recipe.preferences[name] for name in names}
-    located = {name: locate(source.origin, job.data_root, recipe.seed, f"preferences.{name}.origin") for name, source in sources.items()}
+    located = {name: locate(recipe, f"preferences.{name}.origin", source.origin, job.data_root) for name, source in sources.items()}
     plan = Plan(
         stage="build_preferences", name=f"build_preferences-{round_number}", kind="preferences",
         parameters={

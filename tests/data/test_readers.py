@@ -1,6 +1,7 @@
 import csv
 import gzip
 import json
+import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from med42.data.readers import locate, read_rows
+from med42.data.readers import locate, read_blocks, read_rows
+from med42.recipe import load_recipe
 from med42.recipe.schema import FileOrigin, InventedOrigin
+
+TINY = load_recipe("tiny")
 
 TEXTS = ["plain", "a, b", 'quoted "so"', "two\nlines", "é 日 \U0001f642", ""]
 ROWS = [{"id": str(number), "text": text} for number, text in enumerate(TEXTS)]
@@ -84,6 +88,65 @@ def test_the_name_decides_the_form_and_the_path_is_read(tmp_path):
     assert [row for _, row in read_rows(path, "data/train.jsonl")] == ROWS
 
 
+# --- blocks, which other processes parse ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["jsonl", "jsonl.gz", "json", "csv", "parquet"])
+def test_blocks_of_any_size_hold_the_same_rows_and_travel(tmp_path, form):
+    rows = [{"id": str(number), "text": TEXTS[number % 6] + str(number)} for number in range(50)]
+    content = {"json": json.dumps(rows).encode(), "csv": table(tmp_path, rows), "parquet": columns(tmp_path, rows)}
+    path = written(tmp_path, f"rows.{form}", content.get(form) or lines(rows))
+    for size in (1, 7, 50, 2000):
+        blocks = [pickle.loads(pickle.dumps(block)) for block in read_blocks(path, path.name, size)]
+        assert [len(list(block.rows())) for block in blocks] == [min(size, 50 - done) for done in range(0, 50, size)]
+        places = [place for block in blocks for place, _ in block.rows()]
+        assert places == [f"{path.name}:{number}" for number in range(1, 51)]
+        assert [row for block in blocks for _, row in block.rows()] == rows
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_block_of_long_rows_ends_sooner(tmp_path, form):
+    rows = [{"text": str(number) * (1 << 20)} for number in (1, 2, 3)] * 10 + [{"text": "x" * (10 << 20)}] + [{"text": "y"}] * 5
+    path = written(tmp_path, f"rows.{form}", lines(rows) if form == "jsonl" else columns(tmp_path, rows))
+    blocks = list(read_blocks(path, path.name))
+    assert [row for block in blocks for _, row in block.rows()] == rows
+    assert max(len(pickle.dumps(block)) for block in blocks) < 21 << 20  # none holds the 40 MB of all rows
+    assert len(blocks) >= 4
+
+
+def test_a_block_says_what_is_wrong_with_its_rows_and_where(tmp_path, refusal):
+    path = written(tmp_path, "rows.jsonl", lines(ROWS) + b'{"id": \xe9}\n' + lines(ROWS) + b"[]\n")
+    first, second, third = read_blocks(path, "rows.jsonl", 5)
+    assert [place for place, _ in first.rows()][-1] == "rows.jsonl:5"
+    assert f"{path}:7: found byte 0xe9 that is not UTF-8" in refusal(lambda: list(second.rows()))
+    assert f"{path}:14: found a row of type list" in refusal(lambda: list(third.rows()))
+
+
+# --- odd rows -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["jsonl", "jsonl.zst", "json", "csv", "parquet"])
+def test_a_row_of_ten_megabytes_and_control_characters(tmp_path, form):
+    rows = [{"id": "1", "text": "\0\x01\x1b[31m\x7f\u2028" + "\U0001f642" * (10 << 18)}, {"id": "2", "text": "\r"}]
+    content = {"json": json.dumps(rows).encode(), "csv": table(tmp_path, rows), "parquet": columns(tmp_path, rows)}
+    path = written(tmp_path, f"rows.{form}", content.get(form) or lines(rows))
+    assert [row for _, row in read_rows(path, path.name)] == rows
+
+
+def test_rows_of_several_schemas_come_as_they_are(tmp_path):
+    rows = [{"question": "q", "answer": "a"}, {"instruction": "i", "output": ["o"]}, {}]
+    path = written(tmp_path, "rows.jsonl", lines(rows))
+    assert [row for _, row in read_rows(path, path.name)] == rows  # which columns there must be, the family says, naming the row
+
+
+def test_text_of_parquet_that_is_no_utf8_names_its_row(tmp_path, refusal):
+    raw = pyarrow.array([b"a", b"b", b"caf\xe9"], pyarrow.binary())
+    text = pyarrow.Array.from_buffers(pyarrow.string(), 3, raw.buffers())
+    pyarrow.parquet.write_table(pyarrow.table({"text": text}), tmp_path / "rows.parquet")
+    told = told_by(tmp_path / "rows.parquet", refusal)
+    assert f"{tmp_path / 'rows.parquet'}:3: found byte 0xe9 that is not UTF-8" in told
+
+
 # --- files that are not whole ---------------------------------------------------------------------
 
 
@@ -151,7 +214,8 @@ def test_invalid_utf8_names_byte_and_row(tmp_path, form, refusal):
     content = lines(rows) if form.startswith("jsonl") else table(tmp_path, rows)
     told = told_by(written(tmp_path, f"rows.{form}", content[:-20] + b"\xe9" + content[-20:]), refusal)
     assert "byte 0xe9 that is not UTF-8" in told
-    assert f"{tmp_path / f'rows.{form}'}, after row 9" in told
+    # A line is decoded by itself; text that may hold line ends is decoded some kilobytes at a time.
+    assert f"{tmp_path / f'rows.{form}'}{', after row 9' if form == 'csv' else ':1000: '}" in told
 
 
 @pytest.mark.parametrize("line", [
@@ -204,7 +268,7 @@ def test_files_are_found_below_the_data_root_and_pinned(tmp_path):
     (tmp_path / "deep").mkdir()
     written(tmp_path, "deep/a.jsonl", lines(ROWS[:2]))
     written(tmp_path, "b.jsonl.gz", lines(ROWS[2:]))
-    located = locate(FileOrigin(kind="file", files=["b.jsonl.gz", "deep/a.jsonl"]), tmp_path, 0, "here")
+    located = locate(TINY, "here", FileOrigin(kind="file", files=["b.jsonl.gz", "deep/a.jsonl"]), tmp_path)
     places = [f"b.jsonl.gz:{number}" for number in range(1, 5)] + [f"deep/a.jsonl:{number}" for number in range(1, 3)]
     assert [place for place, _ in located.rows()] == places
     assert [len(digest) for digest in located.pinned.values()] == [64, 64]
@@ -217,18 +281,18 @@ def test_a_missing_file_is_named_with_its_key(tmp_path, refusal):
     origin = FileOrigin(kind="file", files=["a.jsonl"])
     (tmp_path / "a.jsonl").mkdir()
     for root in (tmp_path, tmp_path / "absent"):
-        told = refusal(lambda root=root: locate(origin, root, 0, "sources.x.origin"))
+        told = refusal(lambda root=root: locate(TINY, "sources.x.origin", origin, root))
         assert f"{root / 'a.jsonl'}: found no such file; expected the file 'a.jsonl' of sources.x.origin" in told
 
 
 def test_files_need_a_data_root(refusal):
-    told = refusal(lambda: locate(FileOrigin(kind="file", files=["a.jsonl"]), None, 0, "sources.x.origin"))
+    told = refusal(lambda: locate(TINY, "sources.x.origin", FileOrigin(kind="file", files=["a.jsonl"]), None))
     assert "sources.x.origin: found files a.jsonl" in told
     assert "--data-root" in told
 
 
 def test_invented_rows_are_pinned_by_part_and_seed():
-    located = locate(InventedOrigin(kind="invented", part="exam"), None, 3, "here")
+    located = locate(load_recipe("tiny", ["seed=3"]), "here", InventedOrigin(kind="invented", part="exam"), None)
     assert located.pinned == {"part": "exam", "seed": 3}
     assert next(located.rows())[0] == "exam:1"
     assert len(list(located.rows())) == 460

@@ -332,7 +332,7 @@ def test_recipe_with_a_directory_needs_to_be_told_which(made: SimpleNamespace, t
 
 
 def rows(**origin: Any) -> list[tuple[str, Any]]:
-    return list(locate(HubOrigin(kind="hub", repo="acme/rows", files=["*.jsonl"], **origin), None, 0, "sources.quad.origin").rows())
+    return list(locate(load_recipe("tiny"), "sources.quad.origin", HubOrigin(kind="hub", repo="acme/rows", files=["*.jsonl"], **origin), None).rows())
 
 
 def test_rows_of_a_data_set_repository(hub: Hub) -> None:
