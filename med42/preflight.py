@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from med42.cluster.network import needs_network
 from med42.data.licences import check_licences, licensed
 from med42.data.prepare_source import find_converter as source_converter
 from med42.errors import Med42Error
@@ -17,7 +17,8 @@ from med42.lineage.journal import Job
 from med42.preferences.build_preferences import find_converter as preference_converter
 from med42.recipe import Recipe, recipe_digest
 from med42.recipe.derived import shape_of
-from med42.recipe.schema import FileOrigin
+from med42.recipe.lock import lockable, pin_of
+from med42.recipe.schema import BucketOrigin, FileOrigin, HubOrigin
 from med42.report import page
 
 GIB = 1 << 30
@@ -66,14 +67,17 @@ def verdicts_on(recipe: Recipe, shape: str, job: Job, output: Path) -> list[Verd
                 shape_of(recipe) if shape == shape_of(recipe) else f"compiled for: {shape}; recipe: {shape_of(recipe)}"),
         _verdict("converters", lambda: _converters(recipe)),
         _verdict("licences", lambda: check_licences(recipe, _repository(recipe, job.push_to))),
+        _verdict("lock", lambda: _pins(recipe)),
         _verdict("files", lambda: _files(recipe, job.data_root)),
         _disk(recipe, job.store or output),
         _memory(recipe),
     ]
     if target == "directory" and job.push_to:
         verdicts.append(_verdict("release folder", lambda: _writable(Path(job.push_to.partition(":")[2]))))
-    if needs_network(recipe, "preflight", "", job.push_to):
+    if target == "hub" or any(isinstance(origin, HubOrigin) for _, origin in _origins(recipe)):
         verdicts += [_verdict("hub token", lambda: _token(target == "hub")), _verdict("hub", _hub_answers)]
+    verdicts += [_verdict(f"bucket of {key}", functools.partial(_bucket, recipe, key, origin))
+                 for key, origin in _origins(recipe) if isinstance(origin, BucketOrigin)]
     return verdicts
 
 
@@ -105,14 +109,30 @@ def _verdict(check: str, look: Callable[[], str]) -> Verdict:
         return Verdict(check, False, str(error))
 
 
-def _origins(recipe: Recipe) -> list[tuple[str, object]]:
-    used = {*recipe.dpo.held_out, *(name for names in recipe.dpo.rounds for name in names)}
-    return [
-        *((f"sources.{name}", source.origin) for name, source in recipe.sources.items()),
-        *((f"sources.{name}.labels", source.labels) for name, source in recipe.sources.items()),
-        *((f"preferences.{name}", source.origin) for name, source in recipe.preferences.items() if name in used),
-        *((f"evaluation.benchmarks.{name}", benchmark.origin) for name, benchmark in recipe.evaluation.benchmarks.items()),
-    ]
+def _origins(recipe: Recipe) -> list[tuple[str, HubOrigin | FileOrigin | BucketOrigin]]:
+    """What the run will read, by key; preference sets that no round asks for are left out."""
+    used = {f"preferences.{name}" for names in [*recipe.dpo.rounds, recipe.dpo.held_out] for name in names}
+    return [(key, origin) for key, origin in lockable(recipe).items() if not key.startswith("preferences.") or key in used]
+
+
+def _pins(recipe: Recipe) -> str:
+    """How many of what is fetched are pinned."""
+    afar = [(key, origin) for key, origin in _origins(recipe) if not isinstance(origin, FileOrigin)]
+    if not afar:
+        return "nothing is fetched"
+    loose = [key for key, origin in afar if key not in recipe.pins]
+    if loose and recipe.unlocked == "refuse":
+        raise Med42Error(", ".join(loose), f"{len(loose)} of {len(afar)} without a pin", "a commit or generation and digests for each",
+                         "Lock the recipe with `med42 lock`, or run with --allow-unlocked (`unlocked: allow` in the recipe).")
+    for key, origin in afar:
+        pin_of(recipe, key, origin)
+    return f"{len(afar) - len(loose)} of {len(afar)} pinned" + (f"; allowed without: {', '.join(loose)}" if loose else "")
+
+
+def _bucket(recipe: Recipe, key: str, origin: BucketOrigin) -> str:
+    from med42.data.buckets import check_bucket
+
+    return f"{check_bucket(origin, pin_of(recipe, key, origin), key)} objects below {origin.url}"
 
 
 def _converters(recipe: Recipe) -> str:

@@ -1,4 +1,4 @@
-"""The command line: `recipes`, `check`, `run`, `compile`, `audit verify`.
+"""The command line: `recipes`, `check`, `lock`, `run`, `compile`, `audit verify`.
 
 Nothing here needs torch, and only `run` and `compile` need kfp.
 """
@@ -73,6 +73,24 @@ def check(
 
 
 @app.command()
+def lock(
+    recipe: RecipeArgument,
+    changes: SetOption = [],  # noqa: B006
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the recipe's files, to lock these too.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write, instead of the one that is read.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit with 1 where the lock file says something else.")] = False,
+) -> None:
+    """Pin every dataset, benchmark and base model to a commit and the digests of its files, in a file beside the recipe."""
+    from med42.cli.lock import lock_recipe
+    from med42.recipe.lock import lock_path
+
+    with _told_plainly():
+        resolved = load_recipe(recipe, changes, locked=False)
+        same = lock_recipe(resolved, output or lock_path(recipe), data_root, check, _console())
+    raise typer.Exit(1 if check and not same else 0)
+
+
+@app.command()
 def run(
     recipe: RecipeArgument,
     changes: SetOption = [],  # noqa: B006
@@ -82,6 +100,7 @@ def run(
     push_to: Annotated[str, typer.Option(help="directory:PATH or hub:OWNER/NAME, instead of the recipe's place.")] = "",
     images: Annotated[Path | None, typer.Option(help="For docker: use the images that this lock file names, not those built here.")] = None,
     profile: Annotated[str, typer.Option(help="For docker: memory and GPUs, by a cluster profile.")] = "default",
+    allow_unlocked: Annotated[bool, typer.Option("--allow-unlocked", help="Read what has no pin as it is found: unlocked=allow.")] = False,
 ) -> None:
     """Run a whole recipe on this machine, through the components that run on a cluster."""
     from med42.cli.run import Runner, Where, run_recipe
@@ -91,7 +110,8 @@ def run(
 
     with _told_plainly():
         where = Where(Runner(runner), load_profile(profile), load_image_lock(images, stages_digest()) if images else None)
-        passed = run_recipe(load_recipe(recipe, changes), where, work, data_root, push_to, _console())
+        resolved = load_recipe(recipe, [*changes, *["unlocked=allow"] * allow_unlocked])
+        passed = run_recipe(resolved, where, work, data_root, push_to, _console())
     raise typer.Exit(0 if passed else 1)
 
 

@@ -1,12 +1,19 @@
-"""The hub's refusals, in words that say what to do."""
+"""Files of a hub's repositories by commit and digest, and the hub's refusals in words that say what to do."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
 
 from med42.errors import Med42Error
+from med42.lineage.digest import file_digest
+from med42.recipe.schema import HubOrigin, Pin
+
+DOWNLOADS = 4  # at once
 
 ADVICE = {
     400: ("a request that it refuses", "a request in its form", "Mend what it names."),
@@ -79,3 +86,80 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 def _first_line(text: object) -> str:
     return (str(text).strip().splitlines() or [""])[0][:200]
+
+
+# --- what an origin is on the hub: a commit, files, their bytes ------------------------------------
+
+
+def resolve(origin: HubOrigin, key: str, kind: str = "dataset") -> tuple[str, dict[str, str | None]]:
+    """The commit that a revision now names, and its files that the origin asks for, by name, with the SHA-256 that the hub tells.
+
+    Args:
+        origin: repository, revision, patterns. Of a dataset, each pattern must match; of a model, those at the top that do are taken.
+        key: the recipe key, for errors.
+        kind: `dataset` or `model`.
+
+    Raises:
+        Med42Error: the hub refuses, or holds no such file.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    with told_plainly(f"{key}: {kind} {origin.repo}@{origin.revision}"):
+        api = HfApi()
+        commit = api.repo_info(origin.repo, revision=origin.revision, repo_type=kind).sha
+        tree = api.list_repo_tree(origin.repo, recursive=kind == "dataset", revision=commit, repo_type=kind)
+        # Only large files are kept by their SHA-256; of the others the hub tells git's own digest.
+        published = {file.path: file.lfs.sha256 if file.lfs else None for file in tree if isinstance(file, RepoFile)
+                     and (kind == "dataset" or "/" not in file.path)}
+    lost = [pattern for pattern in origin.files if not any(fnmatch(name, pattern) for name in published)]
+    if kind == "dataset" and lost:
+        raise Med42Error(key, f"no file that matches {', '.join(lost)} in {origin.repo}@{origin.revision}", "at least one for each pattern",
+                         f"The repository holds: {', '.join(sorted(published)[:8])}.")
+    wanted = {name: digest for name, digest in sorted(published.items()) if any(fnmatch(name, pattern) for pattern in origin.files)}
+    if not wanted or commit is None:
+        raise Med42Error(key, f"none of {', '.join(origin.files)} in {origin.repo}@{origin.revision}", "the files of a model",
+                         f"The repository holds: {', '.join(sorted(published)[:8])}.")
+    return commit, wanted
+
+
+def pin_hub(origin: HubOrigin, key: str, kind: str = "dataset") -> Pin:
+    """Find what to pin an origin to; files whose SHA-256 the hub does not tell, all of them small, are fetched.
+
+    Raises:
+        Med42Error: as `resolve` does.
+    """
+    commit, files = resolve(origin, key, kind)
+    small = fetch_hub(origin, commit, [name for name, digest in files.items() if digest is None], key, kind)
+    return Pin(of=origin, revision=commit, files={name: digest or file_digest(small[name]) for name, digest in files.items()})
+
+
+def fetch_hub(origin: HubOrigin, commit: str, names: list[str], key: str, kind: str = "dataset") -> dict[str, Path]:
+    """Files of a repository at a commit, fetched into the hub client's own cache, or found there.
+
+    Raises:
+        Med42Error: the hub refuses.
+    """
+    from huggingface_hub import hf_hub_download
+
+    def fetch(name: str) -> Path:
+        return Path(hf_hub_download(origin.repo, name, revision=commit, repo_type=kind))
+
+    revision = origin.revision if origin.revision == commit else f"{origin.revision} at commit {commit[:12]}"
+    with told_plainly(f"{key}: {kind} {origin.repo}@{revision}"), ThreadPoolExecutor(DOWNLOADS) as pool:
+        return dict(zip(names, pool.map(fetch, names), strict=True))
+
+
+def check_digests(files: dict[str, Path], pin: Pin | None, key: str) -> dict[str, str]:
+    """SHA-256 of each file, which must be the pinned one.
+
+    Raises:
+        Med42Error: a file holds other bytes, or is not pinned.
+    """
+    digests = {name: file_digest(path) for name, path in files.items()}
+    for name, pinned in pin.files.items() if pin else ():
+        if digests.get(name) != pinned:
+            raise Med42Error(f"{key}: {name}", f"SHA-256 {digests.get(name)} in {files.get(name)}", f"the pinned {pinned}",
+                             "The bytes changed since the recipe was locked, or on the way here: remove the file and fetch it again; "
+                             "if they are right, run `med42 lock` again.")
+    return digests

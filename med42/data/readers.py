@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from med42.data.buckets import fetch_bucket
+from med42.data.hub import check_digests, fetch_hub, resolve
 from med42.data.invented import rows as invented_rows
 from med42.data.row import Row
 from med42.errors import Med42Error
-from med42.lineage.digest import file_digest
 from med42.recipe import Recipe
-from med42.recipe.schema import FileOrigin, HubOrigin, InventedOrigin
+from med42.recipe.lock import pin_of
+from med42.recipe.schema import BucketOrigin, FileOrigin, HubOrigin, InventedOrigin, Origin
 
 ROWS_PER_BLOCK = 2000
 # A block of long rows ends sooner, so that memory does not grow with the length of rows; a row that is longer is a block of its own.
@@ -95,16 +97,15 @@ class ArrowStream:
 class Located:
     """An origin that has been found: files to read, with the digests that pin their content."""
 
-    origin: FileOrigin | HubOrigin | InventedOrigin
+    origin: Origin
     files: dict[str, Path]
     seed: int
+    digests: dict[str, str]
 
     @property
     def pinned(self) -> dict[str, Any]:
         """What identifies the rows: file digests, or the part and seed of the invented world."""
-        if isinstance(self.origin, InventedOrigin):
-            return {"part": self.origin.part, "seed": self.seed}
-        return {name: file_digest(path) for name, path in self.files.items()}
+        return {"part": self.origin.part, "seed": self.seed} if isinstance(self.origin, InventedOrigin) else self.digests
 
     def blocks(self, rows_per_block: int = ROWS_PER_BLOCK) -> Iterator[Block]:
         """All rows, in blocks; the same blocks each time.
@@ -123,26 +124,45 @@ class Located:
             yield from block.rows()
 
 
-def locate(recipe: Recipe, key: str, origin: FileOrigin | HubOrigin | InventedOrigin, data_root: Path | None) -> Located:
-    """Find an origin's files; a hub's are downloaded.
+def locate(recipe: Recipe, key: str, origin: Origin, data_root: Path | None) -> Located:
+    """Find an origin's files, fetch those of a hub or bucket, and hold them to their pins.
 
     Args:
         recipe: the resolved recipe, for its seed and its pins.
         key: the recipe key of the origin, as `sources.medquad.origin`.
         origin: the recipe's origin.
         data_root: folder in which file origins are looked up.
+
+    Raises:
+        Med42Error: what is asked for is not there or not given; it has no pin and needs one; or its bytes are not the pinned ones.
     """
     if isinstance(origin, InventedOrigin):
-        return Located(origin, {}, recipe.seed)
-    if isinstance(origin, HubOrigin):
-        return Located(origin, _download(origin, key), recipe.seed)
+        return Located(origin, {}, recipe.seed, {})
+    pin = pin_of(recipe, key, origin)
+    match origin:
+        case FileOrigin():
+            files = local_files(origin, data_root, key)
+        case BucketOrigin():
+            files = fetch_bucket(origin, pin, key)
+        case HubOrigin():
+            commit, names = (pin.revision, list(pin.files)) if pin and pin.revision else resolve(origin, key)
+            files = fetch_hub(origin, commit, sorted(names), key)
+    return Located(origin, files, recipe.seed, check_digests(files, pin, key))
+
+
+def local_files(origin: FileOrigin, data_root: Path | None, key: str) -> dict[str, Path]:
+    """Files by name below the data root.
+
+    Raises:
+        Med42Error: there is no data root, or a file is not there.
+    """
     if data_root is None:
         raise Med42Error(key, f"files {', '.join(origin.files)}", "a folder to look them up in", "Give --data-root DIR.")
     files = {name: data_root / name for name in origin.files}
     for name, path in files.items():
         if not path.is_file():
             raise Med42Error(path, "no such file", f"the file '{name}' of {key}", "Put it there or give another --data-root.")
-    return Located(origin, files, recipe.seed)
+    return files
 
 
 def read_rows(path: Path, name: str) -> Iterator[tuple[str, Row]]:
@@ -300,19 +320,3 @@ def _torn(path: Path, rows: int, error: Exception) -> Exception:
         return error
     return Med42Error(path, f"compressed data that breaks off after row {rows} ({error})", "a whole compressed file",
                       "Fetch the file again.")
-
-
-def _download(origin: HubOrigin, key: str) -> dict[str, Path]:
-    from fnmatch import fnmatch
-
-    from huggingface_hub import hf_hub_download, list_repo_files
-
-    from med42.data.hub import told_plainly
-
-    with told_plainly(f"{key}: dataset {origin.repo}@{origin.revision}"):
-        published = sorted(list_repo_files(origin.repo, repo_type="dataset", revision=origin.revision))
-        wanted = [name for name in published if any(fnmatch(name, pattern) for pattern in origin.files)]
-        if lost := [pattern for pattern in origin.files if not any(fnmatch(name, pattern) for name in published)]:
-            raise Med42Error(key, f"no file that matches {', '.join(lost)} in {origin.repo}", "at least one for each pattern",
-                             f"The repository holds: {', '.join(published[:8])}.")
-        return {name: Path(hf_hub_download(origin.repo, name, repo_type="dataset", revision=origin.revision)) for name in wanted}

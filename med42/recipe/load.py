@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from med42.errors import Med42Error
+from med42.recipe.lock import check_pins, lock_path, read_lock
 from med42.recipe.schema import Recipe
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -26,14 +27,24 @@ def shipped_recipes() -> list[str]:
     return [name for name in order if name in found] + sorted(found - set(order))
 
 
-def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe by shipped name or path and apply `key.path=value` overrides.
+def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = (), locked: bool = True) -> Recipe:
+    """Read a recipe by shipped name or path, with its lock file, and apply `key.path=value` overrides.
+
+    Args:
+        name_or_path: a shipped recipe's name, or the path of a *.yaml file.
+        overrides: `key.path=value`, each.
+        locked: whether to lay the recipe's lock file, if there is one, into `pins`; those that the recipe itself holds stay.
 
     Raises:
-        Med42Error: no such recipe, not YAML, or anything the schema refuses.
+        Med42Error: no such recipe, not YAML, anything the schema refuses, or pins of other origins than the recipe names.
     """
     path = _locate(name_or_path)
-    return _check(_override(_read(path), overrides, path), path)
+    values = _read(path)
+    pins = read_lock(lock_path(name_or_path)) if locked else {}
+    if pins:
+        given = values.get("pins")
+        values["pins"] = {key: pin.model_dump(mode="json") for key, pin in pins.items()} | (given if isinstance(given, dict) else {})
+    return _check(_override(values, overrides, path), path)
 
 
 def parse_recipe(text: str, overrides: Iterable[str] = (), where: str = "recipe") -> Recipe:
@@ -145,15 +156,17 @@ def _set(values: dict[str, Any], steps: list[str], value: Any) -> dict[str, Any]
 
 def _check(values: dict[str, Any], path: Path) -> Recipe:
     try:
-        return Recipe.model_validate(values)
+        recipe = Recipe.model_validate(values)
     except ValidationError as error:
         problems = [_describe(problem) for problem in error.errors()]
         raise Med42Error(path, "; ".join(problems), "the recipe schema",
                          "`med42 check tiny --json` shows a whole recipe with every key.") from error
+    check_pins(recipe, path)
+    return recipe
 
 
 def _describe(problem: Any) -> str:
-    key = ".".join(str(step) for step in problem["loc"] if step not in ("hub", "file", "invented", "random"))
+    key = ".".join(str(step) for step in problem["loc"] if step not in ("hub", "file", "bucket", "invented", "random"))
     if problem["type"] == "value_error":
         return f"{key or 'top level'}: {problem['ctx']['error']}"
     if problem["type"] == "missing":

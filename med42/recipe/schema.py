@@ -58,7 +58,33 @@ class InventedOrigin(Frozen):
     part: str
 
 
-Origin = Annotated[HubOrigin | FileOrigin | InventedOrigin, Field(discriminator="kind")]
+class BucketOrigin(Frozen):
+    """Objects below a prefix of a Google Cloud Storage bucket."""
+
+    kind: Literal["bucket"]
+    url: str = Field(pattern=r"^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/.*)?$", description="gs://bucket/prefix")
+    files: list[str] = Field(min_length=1, description="glob patterns of what comes after the prefix")
+
+
+Origin = Annotated[HubOrigin | FileOrigin | BucketOrigin | InventedOrigin, Field(discriminator="kind")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Pin(Frozen):
+    """What an origin was found to be when the recipe was locked: a run reads these bytes or none."""
+
+    of: Annotated[HubOrigin | FileOrigin | BucketOrigin, Field(discriminator="kind")] = Field(description="the origin as it then stood")
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = Field(default=None, description="the commit, of a hub's repository")
+    generations: dict[str, str] = Field(default={}, description="of a bucket's objects")
+    files: dict[str, Sha256] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_what_can_be_fetched(self) -> Pin:
+        if (self.revision is not None) != isinstance(self.of, HubOrigin):
+            raise ValueError("needs 'revision' for a hub, and for nothing else")
+        if set(self.generations) != (set(self.files) if isinstance(self.of, BucketOrigin) else set()):
+            raise ValueError("needs 'generations' of the same files for a bucket, and for nothing else")
+        return self
 
 
 class Part(Frozen):
@@ -105,6 +131,35 @@ class RandomBase(Frozen):
 # --- data ---------------------------------------------------------------------------------------
 
 
+PhiCategory = Literal[
+    "name", "place", "date", "phone", "fax", "email", "ssn", "record", "health_plan", "account", "licence", "vehicle", "device",
+    "url", "ip", "biometric", "photo", "other",
+]
+PhiPolicy = Literal["report", "mask", "drop", "stop"]
+
+
+class Phi(Frozen):
+    """The gate that looks for the 18 identifier categories of HIPAA's Safe Harbor (45 CFR 164.514(b)(2))."""
+
+    policy: PhiPolicy = Field(
+        default="report", description="rows with identifiers: count them, mask the identifiers, drop the rows, or stop the run"
+    )
+    spared: list[PhiCategory] = Field(default=[], description="categories that are counted and reported, but never masked, dropped or stopped for")
+    detector: Literal["patterns", "presidio"] = Field(default="patterns", description="our recognisers; or these and Presidio's")
+    model: str | None = Field(default=None, description="with presidio: an installed spaCy pipeline that finds names and places")
+    sample: Fraction = Field(default=1.0, description="share of a source's rows that is examined, chosen by row digest")
+    least_score: Fraction = Field(default=0.5, description="findings less certain than this are not counted")
+    planted: NonNegativeInt = Field(
+        default=25, description="rows a source into whose copies identifiers of every category are planted, to measure what is missed"
+    )
+
+    @model_validator(mode="after")
+    def _model_has_a_detector(self) -> Phi:
+        if self.model is not None and self.detector != "presidio":
+            raise ValueError("'model' needs detector 'presidio'")
+        return self
+
+
 class Source(Frozen):
     """One SFT source (a row of Table 5)."""
 
@@ -119,6 +174,8 @@ class Source(Frozen):
     rows: PositiveInt | None = Field(default=None, description="rows to take into the mix")
     weight: Positive | None = Field(default=None, description="share of mix.rows, relative")
     paper_percent: NonNegative | None = Field(default=None, description="Table 5's printed share")
+    shards: PositiveInt = Field(default=1, description="tasks that prepare it side by side; changes nothing but the time")
+    phi: PhiPolicy | None = Field(default=None, description="what becomes of its rows with identifiers, instead of phi.policy")
 
     @model_validator(mode="after")
     def _rows_or_weight(self) -> Source:
@@ -127,15 +184,38 @@ class Source(Frozen):
         return self
 
 
+class Dedup(Frozen):
+    """Near duplicates, inside and across sources; exact ones always go."""
+
+    near: bool = True
+    similarity: Annotated[float, Field(ge=0.5, le=1.0)] = Field(
+        default=0.8, description="share of distinct runs of words that two rows have in common (Jaccard); as much or more is a near duplicate"
+    )
+    keep: Literal["first", "longest"] = Field(default="first", description="of near rows: the first in the seed's order of digests, or the longest")
+
+
 class Mix(Frozen):
     """How the sources become one training set."""
 
     rows: PositiveInt | None = Field(default=None, description="total shared out by weights")
     shortfall: Literal["error", "accept"] = "error"
     repeat_limit: Positive = Field(default=1.0, description="most passes over one source's rows")
+    general_share: Fraction | None = Field(default=None, description="share of general rows, met by scaling the general sources")
+    general_tolerance: NonNegative = Field(
+        default=0.00005, description="a share that near is met: printed as 26.50%, it stands for all within half its last digit"
+    )
     overlap_tokens: PositiveInt = Field(
         default=13, description="a shared run of this many words with a benchmark row is a leak"
     )
+    overlap_question: PositiveInt = Field(
+        default=8, description="a shorter question with lettered options leaks only where its right answer stands too"
+    )
+    overlap_common: PositiveInt = Field(
+        default=10, description="words that stand in this many benchmark rows are a turn of phrase, which tells nothing of one of them"
+    )
+    leaks: Literal["drop", "keep"] = Field(default="drop", description="what becomes of rows that leak; kept ones count as residue")
+    residue: NonNegativeInt = Field(default=0, description="leaks that the finished mix may hold; more stop the run")
+    dedup: Dedup = Dedup()
 
 
 class Pack(Frozen):
@@ -350,6 +430,7 @@ class Recipe(Frozen):
     seed: NonNegativeInt = 0
     base: Annotated[HubBase | RandomBase, Field(discriminator="kind")]
     sources: dict[Name, Source] = Field(min_length=1)
+    phi: Phi = Phi()
     mix: Mix = Mix()
     pack: Pack
     sft: Sft
@@ -359,7 +440,16 @@ class Recipe(Frozen):
     gates: list[Gate] = []
     push: Push
     limits: Limits = Limits()
+    unlocked: Literal["refuse", "allow"] = Field(default="refuse", description="whether a hub or bucket may be read without a pin")
+    pins: dict[str, Pin] = Field(default={}, description="by key, as sources.medquad: written by `med42 lock` beside the recipe")
     paper: Paper | None = None
+
+    @model_validator(mode="after")
+    def _what_is_cleaned_is_examined_whole(self) -> Recipe:
+        for key, policy in [("phi.policy", self.phi.policy), *((f"sources.{name}.phi", source.phi) for name, source in self.sources.items())]:
+            if policy in ("mask", "drop") and self.phi.sample < 1:
+                raise ValueError(f"{key} is '{policy}', which would leave the rows outside the sample as they are; phi.sample must be 1")
+        return self
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Recipe:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from med42.data.chat import BEGIN, END, PAD, SPECIAL_TOKENS, TEMPLATE, TURN_END, Chat
-from med42.data.hub import told_plainly
+from med42.data.hub import check_digests, fetch_hub, resolve
 from med42.data.shards import read_shards
 from med42.errors import Med42Error
 from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.journal import Job
 from med42.lineage.record import Record
 from med42.recipe import Recipe
-from med42.recipe.schema import HubBase, RandomBase
+from med42.recipe.lock import lockable, pin_of
+from med42.recipe.schema import HubBase, HubOrigin, Pin, RandomBase
 from med42.report import page
 from med42.report.quiet import work_offline_and_quietly
 from med42.training.model import write_weights
@@ -23,8 +25,6 @@ from med42.training.model import write_weights
 LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json",
-             "tokenizer_config.json", "special_tokens_map.json", "LICENSE*", "USE_POLICY*"]
 
 
 @stage
@@ -45,27 +45,27 @@ def prepare_base(recipe: Recipe, mix: Path | None, out: Path, job: Job) -> Recor
         packages = ("torch", "transformers", "tokenizers")
         plan = Plan("prepare_base", "model", parameters | {"seed": recipe.seed}, {"mix": mix}, "training", packages)
         return produce(plan, out, job, lambda draft: _random(base, recipe.seed, mix, draft))
-    plan = Plan("prepare_base", "model", parameters, {}, "training")
-    return produce(plan, out, job, lambda draft: _fetched(base, draft))
+    origin = lockable(recipe)["base"]
+    assert isinstance(origin, HubOrigin)
+    pin = pin_of(recipe, "base", origin)
+    # By commit where there is no pin: a branch that moved on is another base, and not one that is finished already.
+    commit, names = (pin.revision, list(pin.files)) if pin and pin.revision else resolve(origin, "base", "model")
+    plan = Plan("prepare_base", "model", parameters | {"commit": commit, "pinned": pin.files if pin else {}}, {}, "training")
+    return produce(plan, out, job, lambda draft: _fetched(base, origin, commit, sorted(names), pin, draft))
 
 
-def _fetched(base: HubBase, draft: Path) -> Outcome:
-    from huggingface_hub import HfApi, snapshot_download
-
-    with told_plainly(f"base: model {base.repo}@{base.revision}"):
-        commit = HfApi().model_info(base.repo, revision=base.revision).sha
-        folder = Path(snapshot_download(base.repo, revision=commit, allow_patterns=HUB_FILES))
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
+def _fetched(base: HubBase, origin: HubOrigin, commit: str, names: list[str], pin: Pin | None, draft: Path) -> Outcome:
+    if not any(name.endswith(".safetensors") for name in names):
         raise Med42Error(f"base: model {base.repo}", "no *.safetensors file", "weights as safetensors (pickled weights are refused)",
                          "Choose a repository or revision with safetensors.")
-    for path in folder.iterdir():
-        if path.is_file():  # repositories keep other formats of the same weights in subfolders
-            shutil.copyfile(path.resolve(), draft / path.name)
+    files = fetch_hub(origin, commit, names, "base", "model")
+    check_digests(files, pin, "base")
+    for name, path in files.items():
+        shutil.copyfile(path.resolve(), draft / name)
     shutil.copyfile(TEMPLATE, draft / "chat_template.jinja")
     Chat(draft)
     _write_page(draft, f"{base.repo} at commit {commit}", base.license)
-    return Outcome({"repo": base.repo, "commit": commit, "license": base.license, "summary": f"{base.repo}@{(commit or '')[:12]}"})
+    return Outcome({"repo": base.repo, "commit": commit, "license": base.license, "summary": f"{base.repo}@{commit[:12]}"})
 
 
 def _random(base: RandomBase, seed: int, mix: Path, draft: Path) -> Outcome:
@@ -73,7 +73,7 @@ def _random(base: RandomBase, seed: int, mix: Path, draft: Path) -> Outcome:
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    tokenizer = _train_tokenizer(base.vocabulary, mix)
+    tokenizer = train_tokenizer(base.vocabulary, texts_of(mix))
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=PAD, model_max_length=base.context
     )
@@ -97,7 +97,18 @@ def _random(base: RandomBase, seed: int, mix: Path, draft: Path) -> Outcome:
                     "summary": f"random, {parameters:,} parameters"})
 
 
-def _train_tokenizer(vocabulary: int, mix: Path) -> Any:
+def texts_of(mix: Path) -> Iterator[str]:
+    """Every turn of a mix."""
+    return (message["content"] for row in read_shards(mix, ["messages"]) for message in row["messages"])
+
+
+def train_tokenizer(vocabulary: int, texts: Iterable[str]) -> Any:
+    """A byte-level BPE tokenizer with Llama 3's pre-tokeniser and control tokens, trained on some texts.
+
+    Args:
+        vocabulary: the size asked for; texts with fewer merges give a smaller one.
+        texts: what to train on.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE(ignore_merges=True))
@@ -109,7 +120,6 @@ def _train_tokenizer(vocabulary: int, mix: Path) -> Any:
         vocab_size=vocabulary, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = (message["content"] for row in read_shards(mix, ["messages"]) for message in row["messages"])
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 

@@ -31,7 +31,8 @@ JOB = Job("test")
 TOKEN = "of-this-test"
 RECIPE = load_recipe("tiny", ["push={kind: hub, repo: acme/tiny}"])
 ROWS = b'{"question": "What is asthma?", "answer": "A disease of the airways."}\n'
-BASE = load_recipe("tiny", ["base={kind: hub, repo: acme/base, license: llama3}"])
+LOOSE = load_recipe("tiny", ["unlocked=allow"])
+BASE = load_recipe("tiny", ["base={kind: hub, repo: acme/base, license: llama3}", "unlocked=allow"])
 
 # What each status is told as; the same words wherever it comes from.
 TOLD = {401: "no valid token (HTTP 401", 403: "a token without this right (HTTP 403", 404: "no such repository, revision or file (HTTP 404",
@@ -332,7 +333,7 @@ def test_recipe_with_a_directory_needs_to_be_told_which(made: SimpleNamespace, t
 
 
 def rows(**origin: Any) -> list[tuple[str, Any]]:
-    return list(locate(load_recipe("tiny"), "sources.quad.origin", HubOrigin(kind="hub", repo="acme/rows", files=["*.jsonl"], **origin), None).rows())
+    return list(locate(LOOSE, "sources.quad.origin", HubOrigin(kind="hub", repo="acme/rows", files=["*.jsonl"], **origin), None).rows())
 
 
 def test_rows_of_a_data_set_repository(hub: Hub) -> None:
@@ -343,13 +344,13 @@ def test_rows_of_a_data_set_repository(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 503])
-@pytest.mark.parametrize("step", ["tree", "resolve"])
+@pytest.mark.parametrize("step", ["info", "tree", "resolve"])
 def test_rows_that_the_hub_does_not_give(hub: Hub, step: str, status: int) -> None:
     hub.add("acme/rows", {"train.jsonl": ROWS}, "dataset")
     hub.fail(step, status)
     with pytest.raises(Med42Error) as error:
         rows()
-    assert TOLD[status] in str(error.value) and error.value.where == "sources.quad.origin: dataset acme/rows@main"
+    assert TOLD[status] in str(error.value) and error.value.where.startswith("sources.quad.origin: dataset acme/rows@main")
 
 
 @pytest.mark.parametrize(("revision", "files"), [("v9", {"train.jsonl": ROWS}), ("main", {})])
@@ -380,7 +381,7 @@ def test_base_model_that_the_hub_does_not_give(made: SimpleNamespace, hub: Hub, 
     hub.fail(step, status)
     with pytest.raises(Med42Error) as error:
         prepare_base(BASE, None, tmp_path / "base", JOB)
-    assert TOLD[status] in str(error.value) and error.value.where == "base: model acme/base@main"
+    assert TOLD[status] in str(error.value) and error.value.where.startswith("base: model acme/base@main")
     assert not (tmp_path / "base").exists()
 
 
