@@ -1,5 +1,7 @@
 import hashlib
 import random
+import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,34 @@ def test_merkle_root_knows_neither_order_nor_repeats():
     shuffled = rows(13) + rows(4)
     random.Random(0).shuffle(shuffled)
     assert merkle_root(shuffled) == merkle_root(rows(13))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 100, 4_095, 4_097, 9_000])
+def test_a_buffer_of_digests_has_the_root_of_its_hex_digits(count):
+    shuffled = rows(count) + rows(count // 3)
+    random.Random(count).shuffle(shuffled)
+    given = bytearray.fromhex("".join(shuffled))
+    before = bytes(given)
+    root = rfc_6962([bytes.fromhex(row) for row in sorted(rows(count))]).hex()
+    assert merkle_root(given) == merkle_root(before) == merkle_root(shuffled) == root
+    assert given == before
+
+
+def test_digests_are_ordered_by_all_their_bytes():
+    ends = [b"\x00" * 32, b"\x00" * 31 + b"\x01", b"\x00" * 30 + b"\x01\x00", b"\x7f" + b"\x00" * 31, b"\x80" + b"\x00" * 31, b"\xff" * 32]
+    assert merkle_root(b"".join(ends[::-1] + ends)) == rfc_6962(ends).hex()
+
+
+def test_the_root_of_a_million_digests_takes_seconds_and_little_memory():
+    given = random.Random(0).randbytes(32_000_000)
+    started = time.process_time()
+    merkle_root(given)
+    assert time.process_time() - started < 10
+    tracemalloc.start()
+    merkle_root(given[:3_200_000])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3_200_000 + 3_200_000 + 1_500_000  # the slice, one copy, and blocks of a fixed size
 
 
 def test_merkle_roots_of_different_sets_differ():
