@@ -234,12 +234,14 @@ def _told_plainly(what: str) -> Iterator[None]:
     try:
         yield
     except RetryError as error:
-        cause = error.cause
-        if isinstance(cause, GoogleAPICallError):
-            raise _refused(what, cause) from error
-        raise _unreachable(what, cause or error) from error
+        # What it gave up over: a refusal, which a download tells by the bare response; or a connection.
+        cause = error.cause or error
+        response = getattr(cause, "response", None)
+        if response is None:
+            raise _unreachable(what, cause) from error
+        raise _refused(what, response.status_code, response.text) from error
     except GoogleAPICallError as error:
-        raise _refused(what, error) from error
+        raise _refused(what, int(error.code or 0), error.message) from error
     except google.auth.exceptions.TransportError as error:
         raise _unreachable(what, error) from error
     except google.auth.exceptions.GoogleAuthError as error:
@@ -252,11 +254,10 @@ def _told_plainly(what: str) -> Iterator[None]:
                          "Set XDG_CACHE_HOME to another place, or free space.") from error
 
 
-def _refused(what: str, error: Any) -> Med42Error:
-    status = int(error.code or 0)
+def _refused(what: str, status: int, said: str) -> Med42Error:
     trouble = ("an error of the service itself", "a service that answers", "It is in trouble; run again later, finished work is kept.")
     found, expected, remedy = ADVICE.get(status, trouble)
-    return Med42Error(what, f"{found} (HTTP {status}: {_first_line(error.message)})", expected, remedy)
+    return Med42Error(what, f"{found} (HTTP {status}: {_first_line(said)})", expected, remedy)
 
 
 def _unreachable(what: str, error: object) -> Med42Error:
