@@ -72,8 +72,11 @@ def resolve_pins(recipe: Recipe, old: dict[str, Pin], data_root: Path | None, co
                     pins[key] = old[key]
                 continue
             name = origin.model_dump_json()
-            if name not in found:
-                found[name] = _pin(origin, key, data_root)
+            try:
+                found[name] = found.get(name) or _pin(origin, key, data_root)
+            except ModuleNotFoundError as error:
+                raise Med42Error(error.name, "not installed", "the clients of hubs and buckets",
+                                 "Install this package with its extra 'data'.") from error
             pins[key] = found[name]
     return pins
 

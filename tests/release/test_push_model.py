@@ -1,5 +1,6 @@
 """Publishing to folders and to a hub of our own, and reading data and models from that hub."""
 
+import hashlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 from hub_server import Hub, hub_server, use_hub
 
 from med42.data.chat import BEGIN, END, SPECIAL_TOKENS, TEMPLATE
+from med42.data.hub import pin_hub
 from med42.data.readers import locate
 from med42.errors import Med42Error
 from med42.lineage.artifact import Outcome, Plan, produce
@@ -22,6 +24,7 @@ from med42.lineage.digest import file_digest
 from med42.lineage.journal import Job
 from med42.lineage.record import Record, describe_files, read_record
 from med42.recipe import dump_recipe, load_recipe
+from med42.recipe.lock import lockable
 from med42.recipe.schema import HubOrigin
 from med42.release import push_model as module
 from med42.release.push_model import push_model
@@ -383,6 +386,22 @@ def test_base_model_that_the_hub_does_not_give(made: SimpleNamespace, hub: Hub, 
         prepare_base(BASE, None, tmp_path / "base", JOB)
     assert TOLD[status] in str(error.value) and error.value.where.startswith("base: model acme/base@main")
     assert not (tmp_path / "base").exists()
+
+
+def test_base_model_by_its_pin(made: SimpleNamespace, hub: Hub, tmp_path: Path) -> None:
+    commit = hub.add("acme/base", {**base_files(made), "original/model.safetensors": b"\0", "README.md": b""})
+    pin = pin_hub(lockable(BASE)["base"], "base", "model")
+    assert pin.revision == commit and pin.files == {name: hashlib.sha256(data).hexdigest() for name, data in base_files(made).items()}
+    pinned = load_recipe("tiny", ["base={kind: hub, repo: acme/base, license: llama3}"]).model_copy(update={"pins": {"base": pin}})
+    hub.add("acme/base", {**base_files(made), "config.json": b"{}"})
+    record = prepare_base(pinned, None, tmp_path / "base", JOB)
+    assert record.measured["commit"] == commit and (tmp_path / "base" / "config.json").read_bytes() == base_files(made)["config.json"]
+    with pytest.raises(Med42Error, match="without a pin"):
+        prepare_base(pinned.model_copy(update={"pins": {}}), None, tmp_path / "loose", JOB)
+    wrong = pin.model_copy(update={"files": {**pin.files, "tokenizer.json": "0" * 64}})
+    with pytest.raises(Med42Error, match=rf"base: tokenizer.json: found SHA-256 {pin.files['tokenizer.json']}.*the pinned {'0' * 64}"):
+        prepare_base(pinned.model_copy(update={"pins": {"base": wrong}}), None, tmp_path / "wrong", JOB)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == ["base"]
 
 
 def test_base_model_with_pickled_weights_alone(hub: Hub, tmp_path: Path) -> None:
