@@ -7,8 +7,9 @@ from med42.errors import Med42Error
 from med42.lineage.digest import value_digest
 
 ODD = [
-    "", "plain", 'quotes " and \\ and /', "\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f", "\x1b\x1f\x20\x7e\x7f\x80\x9f\xa0",
-    "\b\f\n\r\t", "é", "e\u0301", "日本", "\u2028\u2029", "\ufeff\ufffe\uffff", "\ue000", "😀 \U0010ffff", "\\u0041", "</script>", "\u200b\u200d",
+    "", "plain", 'quotes " and \\ and /', "".join(map(chr, range(16))), "\x1b\x1f\x20\x7e\x7f\x80\x9f\xa0",
+    "\b\f\n\r\t", "é", "e\u0301", "日本", "\u2028\u2029", "\ufeff\ufffe\uffff", "\ue000", "😀 \U0010ffff", "\\u0041", "</script>",
+    "\u200b\u200d",
 ]
 
 
