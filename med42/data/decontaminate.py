@@ -35,7 +35,7 @@ import numpy
 from med42.recipe.schema import Mix
 
 # A shorter question ("Is it safe?") stands in many innocent texts; it leaks only as a turn.
-FEWEST_WORDS = 4
+FEWEST_WORDS = 5
 
 UNKNOWN, END = 0, 1  # numbers of a word that no benchmark holds, and of the end of a turn or text
 BATCH = 400_000  # characters looked at at once: some 65,000 words, whose hashes (8 bytes, five sizes) stay near the core
@@ -140,8 +140,8 @@ class Overlap:
         self._prepare()
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name not in ("_numbers", "_random", "_questions_by_size", "_tables")}
-        return state | {"_vocabulary": b" ".join(self._vocabulary)}
+        prepared = ("_random", "_questions_by_size", "_tables")
+        return {name: value for name, value in self.__dict__.items() if name not in prepared} | {"_vocabulary": b" ".join(self._vocabulary)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -212,9 +212,9 @@ class Overlap:
             if size >= FEWEST_WORDS:
                 starts[_stem(size)] += places.tolist()
         self._tables = {"run": _Table(self._run_hashes)}
-        for size, places in starts.items():
-            if places:
-                self._tables[f"stem {size}"] = _Table(numpy.unique(hashes.at(numpy.array(places), size)))
+        for size, begin in starts.items():
+            if begin:
+                self._tables[f"stem {size}"] = _Table(numpy.unique(hashes.at(numpy.array(begin), size)))
 
     # --- searching ---
 
@@ -232,20 +232,19 @@ class Overlap:
         runs = hashes.everywhere(self.run, len(split))
         places = self._tables["run"].among(runs)
         candidates = [(place, self.run, value) for place, value in zip(places.tolist(), runs[places].tolist(), strict=True)]
-        first_run = len(candidates)
+        runs_end = len(candidates)
         candidates += self._question_places(hashes, len(split), starts)
         found: list[Hit | None] = [None] * len(rows)
         row_of_turn = numpy.repeat(numpy.arange(len(rows)), [len(row) for row in rows])
         turns = numpy.searchsorted(ends, [place for place, *_ in candidates])
         # The first place first; at the same place the most words first, a run before a question of as many.
-        for number in sorted(range(len(candidates)), key=lambda number: (candidates[number][0], -candidates[number][1], number >= first_run)):
-            place, size, value = candidates[number]
+        for place, less, number, value in sorted((place, -size, number, value) for number, (place, size, value) in enumerate(candidates)):
             turn = int(turns[number])
             row = int(row_of_turn[turn])
             if found[row] is not None:
                 continue
             here = _Place(numbers, split, place, int(starts[turn]), int(ends[turn]), rows[row], turn - int(row_of_turn.searchsorted(row)))
-            found[row] = self._run_hit(here, value) if number < first_run else self._question_hit(here, size, value)
+            found[row] = self._run_hit(here, value) if number < runs_end else self._question_hit(here, -less, value)
         return found
 
     def _question_places(self, hashes: _Hashes, count: int, starts: numpy.ndarray) -> list[tuple[int, int, int]]:
@@ -426,7 +425,7 @@ def _pieces(size: int) -> list[int]:
 
 def _stem(size: int) -> int:
     """How many of a question's first words are looked for at every place."""
-    return 8 if size >= 8 else FEWEST_WORDS
+    return 8 if size >= 8 else 4
 
 
 def _padded(numbers: numpy.ndarray, size: int) -> numpy.ndarray:

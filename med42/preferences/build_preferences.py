@@ -6,6 +6,7 @@ On disk: `part-*.parquet` (and `held_out/part-*.parquet`) with `id`, `source`, `
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import pyarrow
 
 from med42.data.chat import Chat
 from med42.data.conversation import Dropped, order
-from med42.data.decontaminate import Overlap, overlap_with
+from med42.data.decontaminate import Hit, Overlap, overlap_with
 from med42.data.families import find_family
 from med42.data.pages import account_blocks
 from med42.data.readers import Located, locate
@@ -72,7 +73,8 @@ def build_preferences(recipe: Recipe, round_number: int, base: Path, benchmarks:
         parameters={
             "seed": recipe.seed, "sources": {name: source.model_dump(mode="json", exclude={"rows"}) for name, source in sources.items()},
             "held_out": recipe.dpo.held_out, "pinned": {name: place.pinned for name, place in located.items()},
-            "max_length": recipe.dpo.max_length, "overlap_tokens": recipe.mix.overlap_tokens,
+            "max_length": recipe.dpo.max_length,
+            **recipe.mix.model_dump(include={"overlap_tokens", "overlap_question", "overlap_common"}),
         },
         inputs={"base": base, "benchmarks": benchmarks}, layer="preferences", packages=("pyarrow", "tokenizers"),
     )
@@ -91,23 +93,23 @@ def find_converter(family: str, name: str) -> Converter:
 class _Writer:
     """Pairs that pass every check, and the account of those that do not."""
 
-    def __init__(self, recipe: Recipe, chat: Chat, overlap: Overlap, draft: Path) -> None:
-        self.recipe, self.chat, self.overlap = recipe, chat, overlap
+    def __init__(self, recipe: Recipe, chat: Chat, draft: Path) -> None:
+        self.recipe, self.chat = recipe, chat
         self.shards = {False: Shards(draft, PAIRS), True: Shards(draft / HELD_OUT, PAIRS)}
         self.seen: set[str] = set()
         self.held_out_prompts: set[str] = set()
         self.ids: list[str] = []
         self.lengths: list[tuple[int, int]] = []
 
-    def take(self, name: str, pair: Pair, held_out: bool) -> str | None:
-        """Write a pair; or say why not."""
+    def take(self, name: str, pair: Pair, hit: Hit | None, held_out: bool) -> str | None:
+        """Write a pair; or say why not. A hit is the benchmark text that it holds, if any."""
         prompt = json.dumps(pair.prompt)
         if pair.id in self.seen:
             return "duplicate pair"
         if not held_out and prompt in self.held_out_prompts:
             return "prompt is held out for measuring"
-        if benchmark := self.overlap.leak([*(turn["content"] for turn in pair.prompt), pair.chosen, pair.rejected]):
-            return f"overlaps benchmark {benchmark}"
+        if hit:
+            return f"overlaps benchmark {hit.benchmark}"
         prompt_ids, chosen_ids, rejected_ids = self.chat.prompt(pair.prompt), self.chat.answer(pair.chosen), self.chat.answer(pair.rejected)
         if len(prompt_ids) + max(len(chosen_ids), len(rejected_ids)) > self.recipe.dpo.max_length:
             return "longer than dpo.max_length"
@@ -125,14 +127,14 @@ class _Writer:
 
 
 def _build(recipe: Recipe, round_number: int, located: dict[str, Located], base: Path, benchmarks: Path, draft: Path) -> Outcome:
-    overlap = overlap_with(read_shards(benchmarks, ["benchmark", "question", "context"]), recipe.mix.overlap_tokens)
-    writer = _Writer(recipe, Chat(base), overlap, draft)
+    overlap = overlap_with(read_shards(benchmarks), recipe.mix)
+    writer = _Writer(recipe, Chat(base), draft)
     accounts: dict[str, Any] = {}
     # Held-out sets first: their prompts are then known when the round's pairs are read.
     for name in sorted(located, key=lambda name: (name not in recipe.dpo.held_out, name)):
         kept, dropped = 0, Counter[str]()
-        for pair in _shuffled(recipe, name, located[name]):
-            reason = pair.reason if isinstance(pair, Dropped) else writer.take(name, pair, name in recipe.dpo.held_out)
+        for pair, hit in _searched(overlap, _shuffled(recipe, name, located[name])):
+            reason = pair.reason if isinstance(pair, Dropped) else writer.take(name, pair, hit, name in recipe.dpo.held_out)
             dropped[reason or ""] += bool(reason)
             kept += not reason
         reasons = {reason: count for reason, count in sorted(dropped.items()) if count}
@@ -174,6 +176,16 @@ def _shuffled(recipe: Recipe, name: str, place: Located) -> Iterator[Pair | Drop
         else:
             yield Dropped("belongs to another round")
     yield from sorted(pairs, key=lambda pair: order(recipe.seed, pair.id))
+
+
+def _searched(overlap: Overlap, pairs: Iterator[Pair | Dropped]) -> Iterator[tuple[Pair | Dropped, Hit | None]]:
+    """Each pair with the benchmark text that it holds, if any; they are searched many at a time."""
+    while some := list(itertools.islice(pairs, 2_000)):
+        yield from zip(some, overlap.search([[] if isinstance(pair, Dropped) else _texts(pair) for pair in some]), strict=True)
+
+
+def _texts(pair: Pair) -> list[str]:
+    return [*(turn["content"] for turn in pair.prompt), pair.chosen, pair.rejected]
 
 
 def _in_part(pair: Pair, source: PreferenceSource) -> bool:

@@ -46,12 +46,12 @@ def test_words_are_letters_and_digits_without_case():
 
 
 @pytest.mark.parametrize(("text", "plain"), [
-    ("Ménière’s", "meniere s"),
-    ("Me\u0301nie\u0300re’s", "meniere s"),
+    ("M\u00e9ni\u00e8re\u2019s", "meniere s"),
+    ("Me\u0301nie\u0300re\u2019s", "meniere s"),
     ("ef\ufb01cacy \ufb02u", "efficacy flu"),
     ("50\u00a0mg\u2009of\u3000it", "50 mg of it"),
     ("hyper\u00adtension zero\u200bwidth \ufeffmark", "hypertension zerowidth mark"),
-    ("ＤＯＳＥ ５", "dose 5"),
+    ("\uff24\uff2f\uff33\uff25 \uff15", "dose 5"),
     ("STRASSE Straße", "strasse strasse"),
     ("10 µg, 10 μg", "10 μg 10 μg"),
     ("ΣΊΣΥΦΟΣ σίσυφος", "σισυφοσ σισυφοσ"),
@@ -179,8 +179,8 @@ def test_an_answer_of_signs_alone_is_found():
 
 
 def test_an_unlettered_question_is_judged_alone():
-    assert way(item("Does Dafin heal fever?"), "I ask you: does dafin HEAL fever, or not?") == "question"
-    assert way(item("Does Dafin heal fever?"), "I ask you: does Dafin heal coughs, or not?") is None
+    assert way(item("Does Dafin heal a fever?"), "I ask you: does dafin HEAL a fever, or not?") == "question"
+    assert way(item("Does Dafin heal a fever?"), "I ask you: does Dafin heal a cough, or not?") is None
 
 
 def test_a_very_short_question_is_found_only_as_a_turn():
@@ -216,8 +216,10 @@ class Plain:
             runs = {question[start : start + mix.overlap_tokens] for start in range(len(question) - mix.overlap_tokens + 1)}
             if question and not runs & self.runs.keys():
                 self.questions.setdefault(question, []).append(number)
-        self.common = {question for question in self.questions if sum(
-            any(contains(text, question) for text in texts) for texts in self.texts) >= mix.overlap_common and len(question) >= FEWEST_WORDS}
+        self.common = {
+            question for question in self.questions if len(question) >= FEWEST_WORDS
+            and sum(any(contains(text, question) for text in texts) for texts in self.texts) >= mix.overlap_common
+        }
         self.sizes = sorted({len(question) for question in self.questions}, reverse=True)
 
     def search(self, row: list[str]) -> tuple[str, str, str] | None:
@@ -328,7 +330,8 @@ def real(shared_data: Path) -> dict[str, list[list[str]]]:
     """Real training rows, by source."""
     return {
         "medquad": [[row["question"], row["answer"]] for row in lines(shared_data / "medquad.jsonl.gz")],
-        "meadow": [[f"{row['instruction']}\n{row['input']}", row["output"]] for row in lines(shared_data / "medical_meadow_small.jsonl.gz")],
+        "meadow": [[f"{row['instruction']}\n{row['input']}", row["output"]]
+                   for row in lines(shared_data / "medical_meadow_small.jsonl.gz")],
         "pubmedqa": [["\n".join([*row["CONTEXTS"], row["QUESTION"]]), row["LONG_ANSWER"]]
                      for row in lines(shared_data / "pubmedqa_labeled.train.jsonl.gz")],
     }
@@ -373,7 +376,7 @@ def test_every_planted_leak_is_found_among_real_rows(pubmedqa, real, how):
     overlap, draw = overlap_with(items, Mix()), random.Random(1)
     leaked = [planted(known, draw.choice(rows), draw)[how] for known in items]
     missed = [known["question"] for known, hit in zip(items, overlap.search(leaked), strict=True) if hit is None or hit.item != known["id"]]
-    # A question of three words or fewer is found as a turn alone.
+    # A question of fewer words is found as a turn alone.
     assert [question for question in missed if len(words(question)) >= FEWEST_WORDS or how not in ("embedded", "in one line")] == []
 
 
@@ -383,7 +386,7 @@ def test_a_planted_abstract_is_found_without_its_question(pubmedqa, real):
     assert [hit and hit.item for hit in overlap.search(leaked)] == [known["id"] for known in pubmedqa]
 
 
-def test_pubmedqas_test_rows_stand_in_no_real_training_row_but_for_a_phrase(pubmedqa, real):
+def test_pubmedqas_test_rows_stand_in_no_real_training_row(pubmedqa, real):
     overlap = overlap_with(pubmedqa, Mix())
     hits = {name: [hit for hit in overlap.search(rows) if hit] for name, rows in real.items()}
     assert {name: len(found) for name, found in hits.items()} == {"medquad": 0, "meadow": 0, "pubmedqa": 0}
