@@ -107,8 +107,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Lay one mapping over another, key by key; a null removes the key."""
-    merged = dict(below)
+    """Lay one mapping over another, key by key; a null removes the key, and what is of another `kind` takes its whole place."""
+    merged = {} if above.get("kind", below.get("kind")) != below.get("kind") else dict(below)
     for key, value in above.items():
         if value is None and key in merged:
             del merged[key]

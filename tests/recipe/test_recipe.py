@@ -194,6 +194,14 @@ def test_sibling_file_as_parent_and_grandparent(tmp_path):
     assert load_recipe(write(tmp_path, "grandchild.yaml", "extends: parent.yaml\nname: grandchild\n")).seed == 5
 
 
+def test_what_is_of_another_kind_takes_the_whole_place(tmp_path):
+    exam = "sources: {exam: {origin: {kind: file, files: [exam.jsonl]}}}\n"
+    child = load_recipe(write(tmp_path, "child.yaml", CHILD + exam + "base: {kind: hub, repo: acme/base, license: llama3}\n"))
+    assert child.sources["exam"].origin.model_dump() == {"kind": "file", "files": ["exam.jsonl"]}
+    assert child.sources["exam"].family == load_recipe("tiny").sources["exam"].family
+    assert child.base.repo == "acme/base"
+
+
 def test_null_removes_a_key(tmp_path):
     child = load_recipe(write(tmp_path, "child.yaml", CHILD + "sources: {chats: null}\nsft: {steps: null}\n"))
     assert "chats" not in child.sources
