@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from med42.recipe import Recipe
-from med42.recipe.schema import HubBase, HubOrigin
+from med42.recipe.parts import source_of
+from med42.recipe.schema import BucketOrigin, HubBase, HubOrigin
 
 
 def needs_network(recipe: Recipe, stage: str, name: str, push_to: str) -> bool:
-    """Whether a stage fetches from a hub or pushes to one.
+    """Whether a stage fetches from a hub or a bucket, or pushes to a hub.
 
     Args:
         recipe: the resolved recipe.
@@ -15,18 +16,19 @@ def needs_network(recipe: Recipe, stage: str, name: str, push_to: str) -> bool:
         name: the source, or the number of the round, that the stage works on.
         push_to: the run's own place to push to, instead of the recipe's.
     """
-    def from_hub(*origins: object) -> bool:
-        return any(isinstance(origin, HubOrigin) for origin in origins)
+    def from_afar(*origins: object) -> bool:
+        return any(isinstance(origin, (HubOrigin, BucketOrigin)) for origin in origins)
 
     def pairs(names: list[str]) -> bool:
-        return from_hub(*(recipe.preferences[name].origin for name in names))
+        return from_afar(*(recipe.preferences[name].origin for name in names))
 
     pushes = (push_to.partition(":")[0] or recipe.push.kind) == "hub"
     match stage:
         case "prepare_source":
-            return from_hub(recipe.sources[name].origin, recipe.sources[name].labels)
+            source = recipe.sources[source_of(name)]
+            return from_afar(source.origin, source.labels)
         case "prepare_benchmarks":
-            return from_hub(*(benchmark.origin for benchmark in recipe.evaluation.benchmarks.values()))
+            return from_afar(*(benchmark.origin for benchmark in recipe.evaluation.benchmarks.values()))
         case "prepare_base":
             return isinstance(recipe.base, HubBase)
         case "build_preferences":

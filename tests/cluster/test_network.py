@@ -32,3 +32,9 @@ def test_training_and_judging_never_need_one(stage):
 def test_the_runs_own_place_to_push_to_counts():
     assert needs_network(load_recipe("tiny"), "push_model", "", "hub:owner/name")
     assert not needs_network(PAPER, "push_model", "", "directory:/releases")
+
+
+def test_a_bucket_needs_one():
+    bucket = load_recipe("tiny", ["sources.exam.origin={kind: bucket, url: 'gs://clinic', files: ['*.jsonl']}"])
+    assert needs_network(bucket, "prepare_source", "exam", "") and needs_network(bucket, "preflight", "", "")
+    assert not needs_network(bucket, "prepare_benchmarks", "", "")
