@@ -150,7 +150,7 @@ class Phi(Frozen):
     sample: Fraction = Field(default=1.0, description="share of a source's rows that is examined, chosen by row digest")
     least_score: Fraction = Field(default=0.5, description="findings less certain than this are not counted")
     planted: NonNegativeInt = Field(
-        default=25, description="rows a source into whose copies identifiers of every category are planted, to measure what is missed"
+        default=50, description="rows a source into whose copies identifiers of every category are planted, to measure what is missed"
     )
 
     @model_validator(mode="after")
@@ -223,6 +223,9 @@ class Pack(Frozen):
 
     chunk: PositiveInt
     too_long: Literal["truncate", "split", "drop"] = "truncate"
+    plan: Literal["global", "streaming"] = Field(
+        default="global", description="all documents at once, 16 bytes of memory each; or one pass with 64 open chunks, for larger sets"
+    )
     expected_tokens_per_row: Positive | None = Field(
         default=None, description="for estimates before the data is packed"
     )

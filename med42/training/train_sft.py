@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from med42.data.chat import IGNORED
+from med42.data.packed import Chunk, PackedChunks
 from med42.errors import Med42Error
 from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.journal import Job, Progress
@@ -45,7 +49,7 @@ def train_sft(recipe: Recipe, base: Path, packed: Path, out: Path, job: Job) -> 
     return record
 
 
-def collate(chunks: list[dict[str, list[int]]], pad: int, in_one_row: bool = False) -> dict[str, Any]:
+def collate(chunks: list[Chunk], pad: int, in_one_row: bool = False) -> dict[str, Any]:
     """Chunks as one batch in which no document sees another.
 
     Args:
@@ -63,20 +67,26 @@ def collate(chunks: list[dict[str, list[int]]], pad: int, in_one_row: bool = Fal
     import torch
 
     if in_one_row:
-        chunks = [{key: [value for chunk in chunks for value in chunk[key]] for key in chunks[0]}]
+        chunks = [{key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}]
     longest = max(len(chunk["input_ids"]) for chunk in chunks)
     ids = torch.full((len(chunks), longest), pad)
     labels = torch.full((len(chunks), longest), IGNORED)
     positions = torch.zeros((len(chunks), longest), dtype=torch.int64)
     for row, chunk in enumerate(chunks):
         size = len(chunk["input_ids"])
-        ids[row, :size], labels[row, :size] = torch.tensor(chunk["input_ids"]), torch.tensor(chunk["labels"])
+        ids[row, :size], labels[row, :size] = torch.as_tensor(chunk["input_ids"]), torch.as_tensor(chunk["labels"])
         start = 0
-        for length in chunk["seq_lengths"]:
+        for length in chunk["seq_lengths"].tolist():
             positions[row, start : start + length] = torch.arange(length)
             labels[row, start] = IGNORED
             start += length
     return {"input_ids": ids, "labels": labels, "position_ids": positions}
+
+
+def gather(chunks: PackedChunks, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+    """Chunks by number, as a batch of `datasets`: read when the trainer asks for them."""
+    gathered = [chunks[number] for number in batch["chunk"]]
+    return {key: [chunk[key] for chunk in gathered] for key in gathered[0]}
 
 
 def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, job: Job) -> Outcome:
@@ -91,13 +101,13 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
     assert_world_size(settings.devices.processes)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = load_model(base, settings)
-    chunks = read_record(packed).measured["chunks"]
+    chunks = PackedChunks(packed)
     checkpoints = checkpoint_folder("train_sft", recipe, settings, inputs, job)
     clock = time.monotonic()
     history: list[dict[str, Any]] = []
     steps = 0
     if settings.steps != 0:
-        rows = datasets.Dataset.from_parquet([str(path) for path in sorted(packed.glob("part-*.parquet"))], cache_dir=str(scratch))
+        rows = datasets.Dataset.from_dict({"chunk": range(len(chunks))}).with_transform(functools.partial(gather, chunks))
         arguments = SFTConfig(
             **training_arguments(settings, recipe.seed, checkpoints, scratch), per_device_train_batch_size=settings.rows_per_device,
             dataset_kwargs={"skip_prepare_dataset": True}, packing=False, max_length=None,
@@ -120,7 +130,7 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
     seconds = time.monotonic() - clock
     measured: dict[str, Any] = {
         "steps": steps, "rows_per_step": settings.rows_per_step, "tokens_per_step": settings.rows_per_step * recipe.pack.chunk,
-        "epochs": steps * settings.rows_per_step / chunks,
+        "epochs": steps * settings.rows_per_step / len(chunks),
     }
     if logged:
         measured |= {"first_loss": logged[0]["loss"], "last_loss": logged[-1]["loss"]}

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from med42.data.chat import HEADER, HEADER_END, SPECIAL_TOKENS, TEMPLATE, TURN_END, Chat
+from med42.data.chat import HEADER, HEADER_END, SPECIAL_TOKENS, TEMPLATE, TURN_END, Chat, EncodedBatch, ids_of, labels_of
 from med42.data.conversation import Conversation, Message
 
 LONG = [
@@ -43,6 +43,22 @@ def templated(base: Path):
     return apply
 
 
+@pytest.fixture(scope="module", params=["tokenizers", "tiktoken"])
+def batching(request: pytest.FixtureRequest, base: Path) -> Chat:
+    """The chat format by either way of encoding batches."""
+    return Chat(base, fast=request.param == "tiktoken")
+
+
+def apart(batch: EncodedBatch) -> list[tuple[list[int], list[int]]]:
+    """Ids and labels of each conversation of a batch."""
+    ids, labels, start, found = ids_of(batch.tokens).tolist(), labels_of(batch.tokens).tolist(), 0, []
+    for length in batch.lengths.tolist():
+        found.append((ids[start : start + length], labels[start : start + length]))
+        start += length
+    assert start == len(ids)
+    return found
+
+
 def random_conversation(draw: random.Random) -> Conversation:
     def words() -> str:
         return "".join(draw.choices(ALPHABET, k=draw.randrange(1, 30)))
@@ -67,6 +83,47 @@ def test_a_long_conversation_is_as_the_template_has_it(chat, templated):
 @pytest.mark.parametrize("seed", range(60))
 def test_any_conversation_is_as_the_template_has_it(chat, templated, seed):
     assert_equal_to_the_template(chat, templated, random_conversation(random.Random(seed)))
+
+
+def test_a_batch_is_as_the_template_has_it(batching, templated):
+    conversations = [LONG, *(random_conversation(random.Random(seed)) for seed in range(60))]
+    expected = [templated(messages) for messages in conversations]
+    assert apart(batching.encode_batch(conversations)) == [
+        (ids, [number if learned else -100 for number, learned in zip(ids, mask, strict=True)]) for ids, mask in expected
+    ]
+
+
+def test_a_batch_is_as_one_by_one(batching):
+    conversations = [random_conversation(random.Random(seed)) for seed in range(100, 160)]
+    each = [batching.encode(messages) for messages in conversations]
+    assert apart(batching.encode_batch(conversations)) == [(encoded.ids, encoded.labels) for encoded in each]
+
+
+def test_a_batch_of_nothing_is_empty(batching):
+    assert apart(batching.encode_batch([])) == []
+
+
+def test_a_turn_without_content_has_its_marks(batching):
+    messages = [Message(role="user", content=" \n"), Message(role="assistant", content="")]
+    assert apart(batching.encode_batch([messages, LONG]))[0] == tuple(vars(batching.encode(messages)).values())
+
+
+@pytest.mark.parametrize("token", SPECIAL_TOKENS)
+def test_in_a_batch_too_what_looks_like_a_control_token_stays_text(batching, tokenizer, token):
+    plain, forged = ([Message(role="user", content=f"a {middle} b"), Message(role="assistant", content=f"{middle}{middle}")]
+                     for middle in ("x", token))
+    number = tokenizer.token_to_id(token)
+    (ids, labels), (wanted, _) = apart(batching.encode_batch([forged, plain]))
+    assert ids.count(number) == wanted.count(number)
+    assert tokenizer.decode([label for label in labels if label >= 0], skip_special_tokens=False) == f"{token}{token}{TURN_END}"
+
+
+def test_an_id_of_zero_is_learned_or_not():
+    # The complement of 0 is -1: no id is its own opposite.
+    import numpy as np
+
+    tokens = np.asarray([0, -1, 5, -6], np.int32)
+    assert (ids_of(tokens).tolist(), labels_of(tokens).tolist()) == ([0, 0, 5, 5], [0, -100, 5, -100])
 
 
 def test_a_prompt_is_as_the_template_has_it(chat, templated):

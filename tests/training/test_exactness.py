@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from med42.data.chat import IGNORED
+from med42.data.packed import PackedChunks
 from med42.data.shards import read_shards
 from med42.errors import Med42Error
 from med42.lineage.journal import Job, write_job
@@ -55,8 +57,9 @@ def gradients(model, loss):
 
 
 def chunk_of(documents):
-    return {"input_ids": [token for ids, _ in documents for token in ids], "labels": [label for _, labels in documents for label in labels],
-            "seq_lengths": [len(ids) for ids, _ in documents]}
+    columns = {"input_ids": [token for ids, _ in documents for token in ids], "seq_lengths": [len(ids) for ids, _ in documents],
+               "labels": [label for _, labels in documents for label in labels]}
+    return {key: np.asarray(values, np.int32) for key, values in columns.items()}
 
 
 def test_packed_loss_and_gradients_equal_separate_documents(model, documents):
@@ -94,8 +97,8 @@ def test_supervised_text_is_what_the_assistant_says(tiny):
     tokenizer = AutoTokenizer.from_pretrained(tiny["base"])
     said = {message["content"].strip() for row in read_shards(tiny["mix"]) for message in row["messages"] if message["role"] == "assistant"}
     answers = 0
-    for chunk in read_shards(tiny["packed"]):
-        supervised = [label for label in chunk["labels"] if label != IGNORED]
+    for chunk in PackedChunks(tiny["packed"]):
+        supervised = [label for label in chunk["labels"].tolist() if label != IGNORED]
         turns = tokenizer.decode(supervised).split("<|eot_id|>")
         assert turns.pop() == ""
         assert all(turn in said for turn in turns)
