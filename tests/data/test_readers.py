@@ -12,7 +12,7 @@ import pytest
 
 from med42.data.readers import locate, read_blocks, read_rows
 from med42.recipe import load_recipe
-from med42.recipe.schema import FileOrigin, InventedOrigin
+from med42.recipe.schema import FileOrigin, InventedOrigin, Pin
 
 TINY = load_recipe("tiny")
 
@@ -268,13 +268,25 @@ def test_files_are_found_below_the_data_root_and_pinned(tmp_path):
     (tmp_path / "deep").mkdir()
     written(tmp_path, "deep/a.jsonl", lines(ROWS[:2]))
     written(tmp_path, "b.jsonl.gz", lines(ROWS[2:]))
-    located = locate(TINY, "here", FileOrigin(kind="file", files=["b.jsonl.gz", "deep/a.jsonl"]), tmp_path)
+    origin = FileOrigin(kind="file", files=["b.jsonl.gz", "deep/a.jsonl"])
+    located = locate(TINY, "here", origin, tmp_path)
     places = [f"b.jsonl.gz:{number}" for number in range(1, 5)] + [f"deep/a.jsonl:{number}" for number in range(1, 3)]
     assert [place for place, _ in located.rows()] == places
     assert [len(digest) for digest in located.pinned.values()] == [64, 64]
-    pinned = located.pinned
     written(tmp_path, "deep/a.jsonl", lines(ROWS[:1]))
-    assert {name for name in pinned if located.pinned[name] != pinned[name]} == {"deep/a.jsonl"}
+    again = locate(TINY, "here", origin, tmp_path).pinned
+    assert {name for name in again if again[name] != located.pinned[name]} == {"deep/a.jsonl"}
+
+
+def test_files_that_were_locked_are_held_to_it(tmp_path, refusal):
+    written(tmp_path, "a.jsonl", lines(ROWS))
+    origin = FileOrigin(kind="file", files=["a.jsonl"])
+    pin = Pin(of=origin, files=locate(TINY, "sources.x.origin", origin, tmp_path).digests)
+    locked = TINY.model_copy(update={"pins": {"sources.x": pin}})
+    assert len(list(locate(locked, "sources.x.origin", origin, tmp_path).rows())) == len(ROWS)
+    written(tmp_path, "a.jsonl", lines(ROWS[:2]))
+    told = refusal(lambda: locate(locked, "sources.x.origin", origin, tmp_path))
+    assert f"in {tmp_path / 'a.jsonl'}; expected the pinned {pin.files['a.jsonl']}" in told
 
 
 def test_a_missing_file_is_named_with_its_key(tmp_path, refusal):
