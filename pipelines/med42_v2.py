@@ -25,6 +25,7 @@ from med42.cluster.image_lock import ImageLock
 from med42.cluster.profile import Profile
 from med42.recipe import Recipe, dump_recipe
 from med42.recipe.derived import shape_of
+from med42.recipe.parts import source_parts
 from med42.recipe.schema import RandomBase
 from pipelines.placement import place
 
@@ -53,7 +54,7 @@ def med42_v2(experiment: Recipe, profile: Profile, images: ImageLock | None = No
 
         # The rows that will be scored come first: nothing that is trained on may hold them.
         benchmarks = stage(prepare_benchmarks)["benchmarks"]
-        with dsl.ParallelFor(sorted(experiment.sources), name="sources") as source:
+        with dsl.ParallelFor(source_parts(experiment), name="sources") as source:
             conversations = stage(prepare_source, name=source)["conversations"]
         mix = stage(mix_data, sources=dsl.Collected(conversations), benchmarks=benchmarks)["mix"]
 

@@ -78,7 +78,8 @@ def stage_table(events: list[dict[str, Any]]) -> Table:
         elif last["event"] == "failed":
             table.add_row(Text(name, "bold red"), "", Text("failed", "bold red"))
         elif last["event"] == "progress":
-            bar = f"{last['done']:,}/{last['total']:,} {last['unit']}, {last['seconds_left']:.0f} s left"
+            bar = (f"{last['done']:,}/{last['total']:,} {last['unit']}, {last['seconds_left']:.0f} s left" if "total" in last
+                   else f"{last['done']:,} {last['unit']}, {last['a_second']:,} a second")
             more = "".join(f", {key} {value:.3g}" for key, value in last.items() if key in ("loss", "rewards/margins"))
             table.add_row(Text(name, "cyan"), "", Text(bar + more, "cyan"))
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,8 +17,8 @@ from med42.lineage.provenance import processors
 Block = TypeVar("Block")
 Result = TypeVar("Result")
 
-# Starting processes takes about a second: fewer blocks than this are worked on where they are.
-FEWEST_BLOCKS = 4
+# Starting processes takes about a second, so what takes no longer is done where it is.
+ALONE_SECONDS = 1.0
 
 _work: Callable[[Any], Any]
 
@@ -30,24 +31,27 @@ def ordered_map(make: Callable[[], Callable[[Block], Result]], blocks: Iterable[
     Args:
         make: called once in each worker; returns the function that works on a block. Must pickle, as a `functools.partial`
             of a module's function does.
-        blocks: what to work on; read as it is needed. Each must pickle.
+        blocks: what to work on; read as it is needed. Each must pickle, and is not None.
         workers: processes; the machine's cores by default. With one, everything happens in this process.
 
     Raises:
         Med42Error: a worker was killed. Errors of the work itself come through as they are.
     """
-    workers, blocks = workers or processors(), iter(blocks)
-    first = list(itertools.islice(blocks, FEWEST_BLOCKS)) if workers > 1 else []
-    if len(first) < FEWEST_BLOCKS:
-        work = make()
-        yield from map(work, itertools.chain(first, blocks))
+    workers, blocks, clock = workers or processors(), iter(blocks), time.monotonic()
+    work = make()
+    for block in blocks:
+        yield work(block)
+        if workers > 1 and time.monotonic() - clock > ALONE_SECONDS:
+            break
+    del work
+    if (following := next(blocks, None)) is None:
         return
     # Not by fork: this process may hold threads of Arrow or of a client, which a fork would leave half there.
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(workers, context, _start, (make,)) as pool:
         waiting: deque[Future[Result]] = deque()
         try:
-            for block in itertools.chain(first, blocks):
+            for block in itertools.chain([following], blocks):
                 waiting.append(pool.submit(_call, block))
                 if len(waiting) == 2 * workers:
                     yield waiting.popleft().result()

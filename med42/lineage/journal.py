@@ -78,20 +78,24 @@ def read_job(path: str) -> tuple[Recipe, Job]:
 
 
 class Progress:
-    """Steps done out of a total, told at most every `interval` seconds, with the time left."""
+    """Steps done, told at most every `interval` seconds: out of a total and with the time left, where the total is known."""
 
-    def __init__(self, job: Job, name: str, total: int, unit: str, interval: float = 2.0) -> None:
+    def __init__(self, job: Job, name: str, total: int | None, unit: str, interval: float = 2.0) -> None:
         self.job, self.name, self.total, self.unit, self.interval = job, name, total, unit, interval
         self.started = self.told = time.monotonic()
 
     def step(self, done: int, **facts: Any) -> None:
-        """Tell that `done` of the total are finished."""
+        """Tell that this many are finished."""
         now = time.monotonic()
-        if now - self.told < self.interval and done < self.total:
+        if now - self.told < self.interval and (self.total is None or done < self.total):
             return
         self.told = now
-        left = (now - self.started) / max(done, 1) * (self.total - done)
-        self.job.tell(self.name, "progress", done=done, total=self.total, unit=self.unit, seconds_left=round(left, 1), **facts)
+        if self.total is not None:
+            left = (now - self.started) / max(done, 1) * (self.total - done)
+            facts = {"total": self.total, "unit": self.unit, "seconds_left": round(left, 1), **facts}
+        else:
+            facts = {"unit": self.unit, "a_second": round(done / max(now - self.started, 1e-3)), **facts}
+        self.job.tell(self.name, "progress", done=done, **facts)
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
+from med42.recipe.parts import source_parts
 from med42.recipe.schema import Devices, PreferenceSource, Recipe
 
 # A percentage printed with two decimals stands for anything within half of its last digit.
@@ -50,7 +51,7 @@ def derived_facts(recipe: Recipe) -> list[Fact]:
 
 def shape_of(recipe: Recipe) -> str:
     """What of a recipe is built into a compiled pipeline: its sources, its rounds, how its base is made."""
-    return (f"sources {', '.join(sorted(recipe.sources))}; {len(recipe.dpo.rounds)} rounds; base {recipe.base.kind}; "
+    return (f"sources {', '.join(source_parts(recipe))}; {len(recipe.dpo.rounds)} rounds; base {recipe.base.kind}; "
             f"every round scored {recipe.evaluation.every_round}")
 
 
