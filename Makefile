@@ -24,7 +24,7 @@ help:
 $(BIN)/.made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[pipeline,train,evaluate,release,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[pipeline,train,evaluate,release,presidio,dev]"
 	touch $@
 
 run: $(BIN)/.made
