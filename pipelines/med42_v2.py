@@ -4,6 +4,8 @@ A pipeline is built from a recipe: its sources become the iterations of a loop, 
 resolved recipe is the pipeline's one large parameter. Everything else about a run is where things lie.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from kfp import dsl
@@ -30,27 +32,53 @@ from med42.recipe.schema import RandomBase
 from pipelines.placement import place
 
 
-def med42_v2(experiment: Recipe, profile: Profile, images: ImageLock | None = None) -> Any:
-    """The pipeline of a recipe on a cluster profile, ready to compile or to run locally; its images by digest, or else by tag."""
+class _Reached(Exception):  # noqa: N818, for it is none
+    """The last stage that was asked for is in the pipeline."""
+
+
+@contextlib.contextmanager
+def _as_far_as_asked() -> Iterator[None]:
+    with contextlib.suppress(_Reached):
+        yield
+
+
+def med42_v2(experiment: Recipe, profile: Profile, images: ImageLock | None = None, until: str = "") -> Any:
+    """The pipeline of a recipe on a cluster profile, ready to compile or to run locally.
+
+    Args:
+        experiment: the resolved recipe.
+        profile: what each kind of stage asks for.
+        images: the images by digest; by tag where it is None.
+        until: one of `stages_of(experiment)`, which is then the last; no model is scored on the way to another stage than
+            its scores. Empty for the whole pipeline.
+    """
     resolved, shape = dump_recipe(experiment), shape_of(experiment)
     # Kubeflow's database may refuse a pipeline with characters beyond ASCII; the recipe itself comes escaped.
     title = experiment.title.encode("ascii", "replace").decode()
 
     @dsl.pipeline(name=f"med42-{experiment.name.replace('.', '-')}", description=title)
+    @_as_far_as_asked()
     def pipeline(recipe: str = resolved, overrides: str = "", push_to: str = "", data_root: str = "", store: str = "",
                  run: str = "") -> None:
         def on_its_pool(task: Any, shown_as: str = "") -> Any:
             """A task where the profile puts it, under the name that people read."""
             return place(task, profile, experiment, images).set_display_name(shown_as or task.name)
 
+        def built(component: str, detail: str | int | None = None) -> None:
+            if component.replace("-", "_") + ("" if detail is None else f"-{detail}") == until:
+                raise _Reached
+
         # Seconds, before any work: is everything there that the recipe will need?
         checked = preflight(recipe=recipe, overrides=overrides, shape=shape, run=run, run_of_engine=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
                             store=store, data_root=data_root, push_to=push_to)
         job = on_its_pool(checked).set_caching_options(False).outputs["job_file"]
+        built("preflight")
 
         def stage(component: Any, shown_as: str = "", **inputs: Any) -> Any:
             """Every stage after preflight is told recipe and places by the file that preflight wrote."""
-            return on_its_pool(component(job_file=job, **inputs), shown_as).outputs
+            outputs = on_its_pool(component(job_file=job, **inputs), shown_as).outputs
+            built(component.name, inputs.get("label", inputs.get("round_number")))
+            return outputs
 
         # The rows that will be scored come first: nothing that is trained on may hold them.
         benchmarks = stage(prepare_benchmarks)["benchmarks"]
@@ -60,14 +88,17 @@ def med42_v2(experiment: Recipe, profile: Profile, images: ImageLock | None = No
 
         # A random base has its tokenizer trained on the mix; a published one comes with its own.
         base = stage(prepare_base, **({"mix": mix} if isinstance(experiment.base, RandomBase) else {}))["base"]
-        packed = stage(pack_data, mix=mix, base=base)["packed"]
-        model = stage(train_sft, base=base, packed=packed)["model"]
 
         def score(label: str, **inputs: Any) -> Any:
             """Scores carry those of the models before, so that the last ones tell the whole way."""
+            if until and not until.startswith(("evaluate_model-", "decide_release")):
+                return None
             return stage(evaluate_model, f"evaluate-{label}", label=label, benchmarks=benchmarks, **inputs)["scores"]
 
-        scores = score("sft", model=model, earlier=score("base", model=base))
+        scores = score("base", model=base)
+        packed = stage(pack_data, mix=mix, base=base)["packed"]
+        model = stage(train_sft, base=base, packed=packed)["model"]
+        scores = score("sft", model=model, earlier=scores)
         rounds = len(experiment.dpo.rounds)
         for number in range(1, rounds + 1):
             pairs = stage(build_preferences, f"build-preferences-{number}", round_number=number, base=base, benchmarks=benchmarks)

@@ -101,6 +101,7 @@ def run(
     images: Annotated[Path | None, typer.Option(help="For docker: use the images that this lock file names, not those built here.")] = None,
     profile: Annotated[str, typer.Option(help="For docker: memory and GPUs, by a cluster profile.")] = "default",
     allow_unlocked: Annotated[bool, typer.Option("--allow-unlocked", help="Read what has no pin as it is found: unlocked=allow.")] = False,
+    until: Annotated[str, typer.Option(metavar="STAGE", help="Make this stage the last, as pack_data; nothing is released.")] = "",
 ) -> None:
     """Run a whole recipe on this machine, through the components that run on a cluster."""
     from med42.cli.run import Runner, Where, run_recipe
@@ -111,7 +112,7 @@ def run(
     with _told_plainly():
         where = Where(Runner(runner), load_profile(profile), load_image_lock(images, stages_digest()) if images else None)
         resolved = load_recipe(recipe, [*changes, *["unlocked=allow"] * allow_unlocked])
-        passed = run_recipe(resolved, where, work, data_root, push_to, _console())
+        passed = run_recipe(resolved, where, work, data_root, push_to, until, _console())
     raise typer.Exit(0 if passed else 1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,19 @@ from med42.recipe import Recipe, recipe_digest
 from med42.report import page
 
 
-def write_report(recipe: Recipe, folder: Path, events: list[dict[str, Any]], outputs: dict[str, Path]) -> Path:
-    """Write `report.html` of a finished run and return its path.
+def write_report(recipe: Recipe, folder: Path, events: list[dict[str, Any]], outputs: dict[str, Path], until: str = "") -> Path:
+    """Write `report.html` of a run that came to its end and return its path.
 
     Args:
         recipe: the resolved recipe.
         folder: the run's folder.
         events: the journal's finished events.
         outputs: artifact folders by stage name.
+        until: the stage that the run was told to end with; empty where it was not.
     """
-    decision = json.loads((outputs["decide_release"] / "decision.json").read_text())
-    verdict = "Every gate is met." if decision["approved"] else "Refused: a gate is not met."
     blocks = [
-        page.heading("Decision"),
-        page.paragraph(verdict, "good" if decision["approved"] else "bad"),
+        *_end(until),
+        *_decision(outputs),
         *_scores(recipe, outputs),
         *_rounds(outputs),
         *_accounts(outputs),
@@ -38,13 +38,34 @@ def write_report(recipe: Recipe, folder: Path, events: list[dict[str, Any]], out
     return path
 
 
+def accounts(outputs: dict[str, Path]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Stage, source and account of every source that a stage read."""
+    for stage, path in outputs.items():
+        for source, account in read_record(path).measured.get("accounts", {}).items():
+            yield stage, source, account
+
+
 def last_scores(outputs: dict[str, Path]) -> dict[str, Any]:
     """The scores that tell the whole way: those with the longest history."""
     scored = [json.loads((path / "scores.json").read_text()) for name, path in outputs.items() if name.startswith("evaluate_model-")]
     return max(scored, key=lambda scores: len(scores["history"]))
 
 
+def _end(until: str) -> list[Markup]:
+    return [page.paragraph(f"This run was told to stop after {until}. Nothing was pushed, and there is no bundle.")] if until else []
+
+
+def _decision(outputs: dict[str, Path]) -> list[Markup]:
+    if "decide_release" not in outputs:
+        return []
+    decision = json.loads((outputs["decide_release"] / "decision.json").read_text())
+    verdict = "Every gate is met." if decision["approved"] else "Refused: a gate is not met."
+    return [page.heading("Decision"), page.paragraph(verdict, "good" if decision["approved"] else "bad")]
+
+
 def _scores(recipe: Recipe, outputs: dict[str, Path]) -> list[Markup]:
+    if not any(name.startswith("evaluate_model-") for name in outputs):
+        return []
     last, names = last_scores(outputs), list(recipe.evaluation.benchmarks)
     rows = [
         (entry["label"], *(f"{100 * entry['scores'][name]:.1f}" for name in names), f"{100 * entry['average']:.1f}")
@@ -71,11 +92,10 @@ def _rounds(outputs: dict[str, Path]) -> list[Markup]:
 
 def _accounts(outputs: dict[str, Path]) -> list[Markup]:
     rows = []
-    for name, path in outputs.items():
-        for source, account in read_record(path).measured.get("accounts", {}).items():
-            dropped = sum(account["dropped"].values())
-            reasons = "; ".join(f"{count:,} {reason}" for reason, count in account["dropped"].items())
-            rows.append((name, source, account["read"], account["kept"], dropped, account["read"] == account["kept"] + dropped, reasons))
+    for stage, source, account in accounts(outputs):
+        dropped = sum(account["dropped"].values())
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in account["dropped"].items())
+        rows.append((stage, source, account["read"], account["kept"], dropped, account["read"] == account["kept"] + dropped, reasons))
     header = ("stage", "source", "read", "kept", "left out", "adds up", "why")
     return [page.heading("Every row accounted for: read = kept + left out"), page.table(header, rows)]
 

@@ -4,7 +4,7 @@
     WORK/runs/<run>/                    one run: its artifacts (hard links), log.txt, report.html, the bundle
     WORK/releases/<recipe>-<digest8>/   the pushed model, for recipes that push to a folder
 
-A run that is started after one that failed goes on from the last finished stage.
+A run that is started after one that failed, or that was told to stop, goes on from the last finished stage.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
 
 from med42.cli.containers import Containers, connect, handling_tasks, make_folders
 from med42.cli.report import write_report
-from med42.cli.screen import Screen, print_decision, print_scores
+from med42.cli.screen import Screen, print_accounts, print_decision, print_scores
 from med42.cli.verify import print_verdict
-from med42.cli.warm import warm_interpreter
+from med42.cli.warm import STAGES, warm_interpreter
 from med42.cluster.image_lock import ImageLock
 from med42.cluster.profile import Profile
 from med42.errors import Med42Error
 from med42.lineage.artifact import copy_file
 from med42.lineage.journal import Job, read_journal
 from med42.recipe import Recipe, dump_recipe, recipe_digest
+from med42.recipe.derived import stages_of
 
 # The engine passes a component's inputs on a command line, where Linux takes at most 128 KiB for one argument.
 LONGEST_RECIPE = 100_000
@@ -77,19 +78,29 @@ class Place:
         return self.folder / "log.txt"
 
 
-def run_recipe(recipe: Recipe, where: Where, work: Path, data_root: Path | None, push_to: str, console: Console) -> bool:
-    """Run a whole recipe and print what came out.
+def run_recipe(recipe: Recipe, where: Where, work: Path, data_root: Path | None, push_to: str, until: str, console: Console) -> bool:
+    """Run a recipe and print what came out.
+
+    Args:
+        recipe: the resolved recipe.
+        where: what stages run on.
+        work: folder of runs and of finished artifacts.
+        data_root: folder in which the recipe's files are looked up.
+        push_to: `directory:PATH` or `hub:OWNER/NAME`, instead of the recipe's place; empty for that.
+        until: the last stage; empty for the whole recipe, to a sealed bundle.
+        console: where to print.
 
     Returns:
-        Whether the run's bundle and all its artifacts verify.
+        Whether the run's bundle and all its artifacts verify; True for a run that stopped where it was told to.
 
     Raises:
         Med42Error: something a person can mend, with the stage that found it.
     """
     started = datetime.datetime.now(datetime.UTC)
+    until = _known_stage(recipe, until)
     name = f"{recipe.name}-{recipe_digest(recipe)[:8]}"
     place = Place(work.absolute(), f"{name}-{started:%Y%m%dT%H%M%S}-{os.getpid()}")
-    if recipe.push.kind == "directory" and not push_to:
+    if until or (recipe.push.kind == "directory" and not push_to):  # a run that stops early needs no right to push
         push_to = f"directory:{place.work / 'releases' / name}"
     arguments = {
         "push_to": push_to, "data_root": str(data_root.absolute()) if data_root else "", "store": str(place.work / "store"),
@@ -107,10 +118,14 @@ def run_recipe(recipe: Recipe, where: Where, work: Path, data_root: Path | None,
     job = Job(place.run, place.work / "store")
     console.print(f"[bold]{recipe.name}[/] {recipe.title}", highlight=False)
     console.print(f"[dim]run {place.run}, log {_shown(place.log)}[/]", highlight=False, soft_wrap=True)
-    _run_pipeline(recipe, where, place, job, arguments, console)
+    _run_pipeline(recipe, where, place, job, arguments, until, console)
 
     events = [event for event in read_journal(job.journal) if event["event"] == "finished"] if job.journal else []
     outputs = {event["name"]: Path(event["path"]) for event in events if "path" in event}
+    if until:
+        _tell_end(recipe, place, events, outputs, until, console)
+        console.print(f"[dim]{time.time() - started.timestamp():.0f} s in all[/]", highlight=False)
+        return True
     if "seal_audit" not in outputs or not outputs["seal_audit"].is_dir():
         raise Med42Error("seal_audit", "no bundle", "one at the end of every run", f"See {place.log}.")
     bundle = place.folder / next(path.name for path in outputs["seal_audit"].glob("*.med42"))
@@ -128,6 +143,28 @@ def run_recipe(recipe: Recipe, where: Where, work: Path, data_root: Path | None,
     return passed
 
 
+def _known_stage(recipe: Recipe, until: str) -> str:
+    """The stage as its journal calls it; the pipeline's own pages have dashes where that has underscores."""
+    for stage in stages_of(recipe):
+        if until and stage.replace("_", "-") == until.replace("_", "-"):
+            return stage
+    if until:
+        raise Med42Error("--until", f"'{until}'", f"one of {', '.join(stages_of(recipe))}", "Name a stage of this recipe.")
+    return ""
+
+
+def _tell_end(recipe: Recipe, place: Place, events: list[dict[str, Any]], outputs: dict[str, Path], until: str, console: Console) -> None:
+    """Report on a run that stopped where it was told to."""
+    report = write_report(recipe, place.folder, events, outputs, until)
+    print_accounts(outputs, console)
+    if any(name.startswith("evaluate_model-") for name in outputs):
+        print_scores(recipe, outputs, console)
+    console.print(f"\n[bold green]stopped after {until}[/], as asked: nothing was pushed, and there is no bundle", highlight=False)
+    if until in outputs:
+        console.print(f"{until}  {_shown(outputs[until])}", highlight=False, soft_wrap=True)
+    console.print(f"report  {_shown(report)}", highlight=False, soft_wrap=True)
+
+
 def _check_arguments(recipe: Recipe, arguments: dict[str, str]) -> None:
     text = dump_recipe(recipe)
     if len(text) > LONGEST_RECIPE:
@@ -140,13 +177,14 @@ def _check_arguments(recipe: Recipe, arguments: dict[str, str]) -> None:
                              "The local engine would change it; choose another folder or name.")
 
 
-def _run_pipeline(recipe: Recipe, where: Where, place: Place, job: Job, arguments: dict[str, str], console: Console) -> None:
+def _run_pipeline(recipe: Recipe, where: Where, place: Place, job: Job, arguments: dict[str, str], until: str,
+                  console: Console) -> None:
     screen = Screen(console, job)
     failure: BaseException | None = None
     stopped: list[tuple[str, str]] = []  # containers that failed, and why
     with screen.live(), _output_into(place.log):
         try:
-            _start(recipe, where, place, arguments, stopped)
+            _start(recipe, where, place, arguments, until, stopped)
         except BaseException as error:
             failure = error
     if failure is None:
@@ -171,7 +209,7 @@ def _run_pipeline(recipe: Recipe, where: Where, place: Place, job: Job, argument
                      "A new run goes on from the last finished stage.") from failure
 
 
-def _start(recipe: Recipe, where: Where, place: Place, arguments: dict[str, str], stopped: list[tuple[str, str]]) -> None:
+def _start(recipe: Recipe, where: Where, place: Place, arguments: dict[str, str], until: str, stopped: list[tuple[str, str]]) -> None:
     warnings.filterwarnings("ignore")  # the engine warns of every image whose name does not hold "python"
     try:
         from kfp import local
@@ -180,15 +218,17 @@ def _start(recipe: Recipe, where: Where, place: Place, arguments: dict[str, str]
                          "Install this package with its extra 'pipeline'.") from error
     from pipelines.med42_v2 import med42_v2
 
-    pipeline = med42_v2(recipe, where.profile, where.images)
+    pipeline = med42_v2(recipe, where.profile, where.images, until)
+    executors = pipeline.pipeline_spec.deployment_spec["executors"]
     if where.runner is Runner.SUBPROCESS:
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(place.folder), raise_on_error=True)
-        with warm_interpreter():
+        heavy = any(name.removeprefix("exec-").startswith(stage.replace("_", "-")) for name in executors for stage in STAGES)
+        with warm_interpreter() if heavy else contextlib.nullcontext():
             pipeline(**arguments)
         return
     data_root = Path(arguments["data_root"]) if arguments["data_root"] else None
     containers = Containers(connect(), recipe, where.profile, place.work, place.folder, data_root, arguments["push_to"], stopped)
-    containers.check(sorted({executor["container"]["image"] for executor in pipeline.pipeline_spec.deployment_spec["executors"].values()}))
+    containers.check(sorted({executor["container"]["image"] for executor in executors.values()}))
     local.init(local.DockerRunner(), pipeline_root=str(place.folder), raise_on_error=True)
     with handling_tasks(containers):
         pipeline(**arguments)

@@ -12,10 +12,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from med42.cli.report import last_scores
+from med42.cli.report import accounts, last_scores
 from med42.lineage.journal import Job, read_journal
 from med42.recipe import Recipe
 
@@ -96,6 +96,19 @@ def print_scores(recipe: Recipe, outputs: dict[str, Path], console: Console) -> 
                       f"[bold]{100 * entry['average']:.1f}[/]", _margin(entry["label"], outputs))
     console.print()
     console.print(table)
+
+
+def print_accounts(outputs: dict[str, Path], console: Console) -> None:
+    """Rows by stage and source: how many were read, kept and left out."""
+    table = Table("stage", "source", *(Column(name, justify="right") for name in ("read", "kept", "left out")), "why",
+                  box=None, header_style="dim", pad_edge=False)
+    for stage, source, account in accounts(outputs):
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in account["dropped"].items())
+        table.add_row(stage, source, *(f"{count:,}" for count in (account["read"], account["kept"], sum(account["dropped"].values()))),
+                      Text(reasons))
+    if table.row_count:
+        console.print()
+        console.print(table)
 
 
 def print_decision(outputs: dict[str, Path], console: Console) -> None:

@@ -55,6 +55,18 @@ def shape_of(recipe: Recipe) -> str:
             f"every round scored {recipe.evaluation.every_round}")
 
 
+def stages_of(recipe: Recipe) -> list[str]:
+    """The stages that a run can be told to end with, in the order in which they come, as its journal calls them."""
+    stages = ["preflight", "prepare_benchmarks", "prepare_source", "mix_data", "prepare_base", "evaluate_model-base", "pack_data",
+              "train_sft", "evaluate_model-sft"]
+    rounds = len(recipe.dpo.rounds)
+    for number in range(1, rounds + 1):
+        stages += [f"build_preferences-{number}", f"train_dpo-{number}"]
+        if recipe.evaluation.every_round or number == rounds:
+            stages.append(f"evaluate_model-dpo-{number}")
+    return [*stages, "decide_release"]
+
+
 def expected_rows(recipe: Recipe) -> dict[str, int | None]:
     """Rows that each source gives to the mix; None where that depends on what the source turns out to hold."""
     sources = recipe.sources

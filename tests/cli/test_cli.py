@@ -1,13 +1,13 @@
 """The `med42` command as people run it: what it prints, how it refuses, and what it does without the heavy libraries."""
 
 import json
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from command import ENVIRONMENT, HEAVY, answer, med42, refusal
 
 from med42.lineage.artifact import Outcome, Plan, produce
 from med42.lineage.journal import Job
@@ -15,46 +15,7 @@ from med42.recipe import load_recipe, parse_recipe, recipe_digest, shipped_recip
 from med42.release.decide_release import decide_release
 from med42.release.seal_audit import seal_audit
 
-MED42 = Path(sys.executable).with_name("med42")
-ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "GITHUB_ACTIONS", "PYTHONPATH")}
 EXAM_FILE = "sources.exam.origin={kind: file, files: [exam.jsonl]}"
-
-# What the base package does without; kfp is added where the command needs none.
-HEAVY = ("accelerate", "datasets", "lm_eval", "torch", "transformers", "trl",
-         "huggingface_hub", "matplotlib", "numpy", "pandas", "pyarrow", "tokenizers")
-BLOCKER = '''
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {names!r}:
-            raise ModuleNotFoundError(f"{{name}} is blocked by this test", name=name)
-
-sys.meta_path.insert(0, Blocker())
-'''
-
-
-def med42(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The installed command, in a folder of its own and on a wide screen."""
-    return subprocess.run([MED42, *map(str, arguments)], cwd=cwd, env={**ENVIRONMENT, "COLUMNS": "250", "NO_COLOR": "1", **environment},
-                          capture_output=True, text=True, timeout=60)
-
-
-def refusal(*arguments: object, cwd: Path, **environment: str) -> str:
-    """The one readable error that a command ends in."""
-    told = med42(*arguments, cwd=cwd, **environment)
-    assert told.returncode == 1, told
-    assert told.stderr.startswith("error ")
-    assert told.stderr.count("\n") == 1, told.stderr
-    assert "Traceback" not in told.stdout + told.stderr
-    return told.stderr
-
-
-def answer(*arguments: object, cwd: Path, **environment: str) -> str:
-    """What a command prints that ends well."""
-    told = med42(*arguments, cwd=cwd, **environment)
-    assert (told.returncode, told.stderr) == (0, ""), told
-    return told.stdout
 
 
 @pytest.fixture(scope="module")
@@ -77,18 +38,6 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(sealed: Path) -> Path:
     [path] = (sealed / "sealed").glob("*.med42")
     return path
-
-
-@pytest.fixture
-def blocked(tmp_path: Path):
-    """Environment of a process that cannot import the named packages."""
-    def blocking(*names: str) -> dict[str, str]:
-        folder = tmp_path / "blocker"
-        folder.mkdir()
-        (folder / "sitecustomize.py").write_text(BLOCKER.format(names=set(names)))
-        return {"PYTHONPATH": str(folder)}
-
-    return blocking
 
 
 # --- what it prints -------------------------------------------------------------------------------
