@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import re
 from collections import Counter
@@ -73,6 +74,7 @@ class PhiGate:
         self.settings, self.policy, self._seed = settings, policy or settings.policy, seed
         self.detector = detector_for(settings)
         self._account = Account()
+        self._host_keys: list[str] = []  # of all this gate's rows, so that a later account does not offer what an earlier one beat
 
     def judge(self, row_id: str, messages: Conversation) -> Conversation | Dropped:
         """What becomes of a row: as it is, masked, or dropped. Under `stop` the account tells (see `stop_on`).
@@ -109,14 +111,14 @@ class PhiGate:
         return taken
 
     def _offer_host(self, key: str, messages: Conversation, findings: list[Finding]) -> None:
-        hosts = self._account.hosts
-        if len(hosts) >= self.settings.planted and key >= hosts[-1][0]:
+        keys = self._host_keys
+        if len(keys) >= self.settings.planted and key >= keys[-1]:
             return
         host = cleaned(self.detector, messages, findings) if findings else messages
         if not isinstance(host, Dropped) and sum(len(message["content"]) for message in host) <= LONGEST_HOST:
-            hosts.append((key, host))
-            hosts.sort(key=lambda one: one[0])
-            del hosts[self.settings.planted :]
+            self._account.hosts.append((key, host))
+            bisect.insort(keys, key)
+            del keys[self.settings.planted :]
 
     def _show(self, key: str, row_id: str, messages: Conversation, findings: list[Finding]) -> None:
         first: dict[str, Finding] = {}

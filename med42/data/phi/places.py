@@ -65,7 +65,7 @@ PLACES = (
     _place("post office box", 0.85, r"(?<!\w)p\.? ?o\.? ?box {0,2}\d{1,6}", r"\d", ("box", "obox", "pobox"), cased=False),
     _place("state and ZIP code", 0.85, rf"\b(?:{CITY},? {{1,2}})?(?:{CODES}|{STATES})\.?,? {{1,2}}\d{{5}}(?:-\d{{4}})?(?![\w,]|[.-]\d)",
         r"\d{5}"),
-    _place("ZIP code", 0.85, r"(?<!\w)(?:(?:zip|postal)(?: ?code)?|post ?code)\s{0,3}(?:(?:is|was|of|[:=#(-])\s{0,3}){0,2}(?P<it>\d{5}"
+    _place("ZIP code", 0.85, r"(?<!\w)(?:(?:zip|postal)(?: ?code)?|post ?code)(?![a-z])\s{0,3}(?:(?:is|was|of|[:=#(-])\s{0,3}){0,2}(?P<it>\d{5}"
         r"(?:-\d{4})?|[a-z]{1,2}\d[a-z\d]? ?\d[a-z]{2}|[a-z]\d[a-z] ?\d[a-z]\d)\b", r"\d", ("zip", "zipcode", "postal", "postalcode",
         "post", "postcode"), cased=False),
     _place("city and state", 0.7, rf"\b{CITY}, {{1,2}}(?:{STATES}|{PLAIN_CODES})\b", STATED, check=_city),

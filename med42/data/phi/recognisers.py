@@ -16,7 +16,7 @@ from med42.data.phi.recogniser import Check, Recogniser, Text, both, digits, iba
 from med42.recipe.schema import PhiCategory
 
 NUMBER = r"(?: {1,2}(?:number|no\b\.?|num\b\.?|nr\b\.?|id\b|i\.d\.|identifier|code)| {0,2}#)"
-GLUE = r"\s{0,3}(?:(?:is|was|are|reads|of|[:=#(-])\s{0,3}){0,2}"
+GLUE = r"(?![a-z])\s{0,3}(?:(?:is|was|are|reads|of|[:=#(-])\s{0,3}){0,2}"
 PREFIX = r"(?:[a-z]{1,6}[-/]?)?"
 ID = rf"(?P<it>{PREFIX}\d[a-z\d/-]{{1,30}}(?:[ .]\d{{2,8}}){{0,4}})"
 LOCAL = r"\(?\d{3,4}\)?[-. ]{0,2}\d{3,4}(?:[-. ]?\d{4})?"
@@ -221,7 +221,7 @@ BODY = (
     r"|gait)"
 )
 PRINTS = r"(?:finger ?prints?|thumb ?prints?|palm ?prints?|iris scan|retinal? scan|voice ?print|face scan)"
-PICTURE = r"(?:photo(?:graph)?s?|selfie|portrait|head ?shot|mug ?shot)"
+PICTURE = r"(?<!\[)(?:photo(?:graph)?s?|selfie|portrait|head ?shot|mug ?shot)"
 THERE = r"(?: is| are| was| were)? (?:attached|enclosed|on file|enrolled|captured|uploaded|included)\b"
 BODIES = ("fingerprint", "finger", "thumbprint", "thumb", "palmprint", "palm", "footprint", "foot", "hand", "iris", "retina", "retinal",
 "voiceprint", "voice",
