@@ -80,7 +80,7 @@ _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _LOWER = bytes(byte if byte >= 0x80 else ord(chr(byte).lower()) if chr(byte).isalnum() else 0x20 for byte in range(256))
 
 
-def _spaced(text: str) -> bytes:
+def spaced(text: str) -> bytes:
     """The words of a text with spaces around them, as UTF-8."""
     if not text.isascii():
         text = _NOT_ASCII.sub(lambda found: found.group().translate(_FOLDED), text)
@@ -89,7 +89,7 @@ def _spaced(text: str) -> bytes:
 
 def words(text: str) -> tuple[str, ...]:
     """The words of a text, in the form in which they are compared."""
-    return tuple(_spaced(text).decode().split())
+    return tuple(spaced(text).decode().split())
 
 
 # --- the index ------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ class Overlap:
         for item in sorted(items, key=lambda item: (item["benchmark"], item["id"])):
             answer = item["options"][item["right"]] if item["lettered"] else None
             for place, text in enumerate((item["question"], item["context"] or "")):
-                found = [self._vocabulary.setdefault(word, len(self._vocabulary) + 1) for word in _spaced(text).split()]
+                found = [self._vocabulary.setdefault(word, len(self._vocabulary) + 1) for word in spaced(text).split()]
                 if place == 0:
                     self._items.append(_Item(item["benchmark"], item["id"], answer, len(numbers), len(found)))
                 numbers += [*found, END]
@@ -155,7 +155,7 @@ class Overlap:
             rows: the texts of each row's turns.
         """
         found: list[Hit | None] = []
-        for batch in _batches(rows):
+        for batch in batches(rows, BATCH):
             found += self._search(batch)
         return found
 
@@ -219,7 +219,7 @@ class Overlap:
     # --- searching ---
 
     def _search(self, rows: Sequence[Sequence[str]]) -> list[Hit | None]:
-        texts = [_spaced(text) for row in rows for text in row]
+        texts = [spaced(text) for row in rows for text in row]
         if not texts:
             return [None] * len(rows)
         split = b" \x00 ".join([*texts, b""]).split()
@@ -332,15 +332,15 @@ class _Place:
     def is_before_options(self, size: int) -> bool:
         """So many words of the turn are followed by listed options."""
         text = self.texts[self.turn]
-        return any(len(_spaced(text[: found.start()]).split()) == size for found in OPTION.finditer(text))
+        return any(len(spaced(text[: found.start()]).split()) == size for found in OPTION.finditer(text))
 
     def holds(self, answer: str) -> bool:
         """The row holds the answer's words, or its signs where it has no words ("+")."""
-        wanted = _spaced(answer).split()
+        wanted = spaced(answer).split()
         if not wanted:
             return bool(answer.strip()) and any(answer.strip() in text for text in self.texts)
         joined = b" %b " % b" ".join(wanted)
-        return any(joined in b" %b " % b" ".join(_spaced(text).split()) for text in self.texts)
+        return any(joined in b" %b " % b" ".join(spaced(text).split()) for text in self.texts)
 
     def shared(self, words: numpy.ndarray, known: int) -> str:
         """The words around a place that go on alike in a benchmark text."""
@@ -442,11 +442,12 @@ def _fewer_items(values: numpy.ndarray, owners: numpy.ndarray, most: int) -> num
     return numpy.repeat(numpy.add.reduceat(holder.astype(numpy.int64), first) < most, numpy.diff([*first, len(values)]))
 
 
-def _batches(rows: Sequence[Sequence[str]]) -> Iterator[Sequence[Sequence[str]]]:
+def batches(rows: Sequence[Sequence[str]], most: int) -> Iterator[Sequence[Sequence[str]]]:
+    """Rows in their order, of about so many characters at a time."""
     start = size = 0
     for place, row in enumerate(rows):
         size += sum(map(len, row))
-        if size >= BATCH:
+        if size >= most:
             yield rows[start : place + 1]
             start, size = place + 1, 0
     if start < len(rows):
