@@ -32,11 +32,27 @@ from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.journal import Job, Progress
 from med42.lineage.record import Record, read_record
 from med42.recipe import Recipe
+from med42.recipe.schema import Pack
 from med42.report import page
 
 SAMPLED_GROUPS, SAMPLED_ROWS = 16, 64  # row groups, and rows of each, on which tiktoken is compared
 UNREADABLE = "dropped: the tokenizer gives up on it"
 FATES = {"truncate": "truncated", "split": "split", "drop": "dropped: too long"}
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """One row group of the mix.
+
+    Attributes:
+        path: its shard.
+        number: its place in the shard.
+        before: rows before it in the whole mix.
+    """
+
+    path: Path
+    number: int
+    before: int
 
 
 @dataclass(frozen=True)
@@ -134,19 +150,19 @@ def fit_to_chunk(batch: EncodedBatch, chunk: int, rule: str) -> Pieces:
     return Pieces(batch.tokens[np.cumsum(kept[:-1], dtype=np.int8).astype(np.bool_)], lengths, rows, numbers)
 
 
-def tokenise(chat: Chat, chunk: int, rule: str, seed: int, group: tuple[Path, int, int]) -> Block:
-    """Documents of one row group of the mix: shard, number of the group, number of its first row in the whole mix."""
-    path, number, before = group
-    table = read_shard(path, ["id", "source", "messages"], number)
+def tokenise(chat: Chat, settings: Pack, seed: int, group: RowGroup) -> Block:
+    """The documents of one row group."""
+    table, rule = read_shard(group.path, ["id", "source", "messages"], group.number), settings.too_long
     messages = table["messages"].combine_chunks()
     roles, contents = (messages.flatten().field(key).to_pylist() for key in ("role", "content"))
     turns = messages.value_lengths().to_numpy()
     batch, unreadable = _encode(chat, roles, contents, turns)
-    pieces = fit_to_chunk(batch, chunk, rule)
+    pieces = fit_to_chunk(batch, settings.chunk, rule)
     used = np.bincount(pieces.rows, minlength=len(turns)) > 0
-    long = batch.lengths > chunk
+    long = batch.lengths > settings.chunk
     ids = table["id"].to_pylist()
-    names = [f"{ids[row]} {before + row + 1} {piece}" for row, piece in zip(pieces.rows.tolist(), pieces.numbers.tolist(), strict=True)]
+    places = zip(pieces.rows.tolist(), pieces.numbers.tolist(), strict=True)
+    names = [f"{ids[row]} {group.before + row + 1} {piece}" for row, piece in places]
     keys = np.frombuffer(b"".join(_key(seed, name) for name in names), ">u8").astype(np.uint64)
     fates = Counter({
         "whole": int((used & ~long).sum()), FATES[rule]: int((long & (used | (rule == "drop"))).sum()), UNREADABLE: unreadable,
@@ -186,63 +202,77 @@ def _by_source(sources: Any, pieces: Pieces) -> dict[str, NDArray[np.int64]]:
     return dict(zip(names, np.stack(columns, 1).astype(np.int64), strict=True))
 
 
-def _worker(base: Path, fast: bool, chunk: int, rule: str, seed: int) -> Callable[[tuple[Path, int, int]], Block]:
-    return functools.partial(tokenise, Chat(base, fast), chunk, rule, seed)
+def _worker(base: Path, fast: bool, settings: Pack, seed: int) -> Callable[[RowGroup], Block]:
+    return functools.partial(tokenise, Chat(base, fast), settings, seed)
 
 
-def _groups(mix: Path) -> list[tuple[Path, int, int]]:
-    """The row groups of a mix, each with the number of rows before it."""
+def row_groups_of(mix: Path) -> list[RowGroup]:
+    """The row groups of a mix, in order."""
     groups, before = [], 0
     for path in shard_paths(mix):
         for number, rows in enumerate(row_groups(path)):
-            groups.append((path, number, before))
+            groups.append(RowGroup(path, number, before))
             before += rows
     return groups
 
 
-def _sample(groups: list[tuple[Path, int, int]]) -> list[str]:
+def _sample(groups: list[RowGroup]) -> list[str]:
     """Contents of the rows with the smallest digests in row groups all over the mix."""
     contents: list[str] = []
-    for path, number, _ in groups[:: max(1, len(groups) // SAMPLED_GROUPS)]:
-        rows = heapq.nsmallest(SAMPLED_ROWS, read_shard(path, ["id", "messages"], number).to_pylist(), key=lambda row: str(row["id"]))
+    for group in groups[:: max(1, len(groups) // SAMPLED_GROUPS)]:
+        table = read_shard(group.path, ["id", "messages"], group.number)
+        rows = heapq.nsmallest(SAMPLED_ROWS, table.to_pylist(), key=lambda row: str(row["id"]))
         contents += [message["content"].strip() for row in rows for message in row["messages"]]
     return contents
 
 
 def _pack(recipe: Recipe, mix: Path, base: Path, draft: Path, job: Job) -> Outcome:
-    settings, groups = recipe.pack, _groups(mix)
+    groups, clock = row_groups_of(mix), time.monotonic()
     reason = why_not_tiktoken(tokenizer_file(base), _sample(groups))
     progress = Progress(job, "pack_data", read_record(mix).measured["rows"], "conversations")
-    account, writer, clock = Account(), PackedWriter(draft), time.monotonic()
-    work = functools.partial(_worker, base, not reason, settings.chunk, settings.too_long, recipe.seed)
+    work = functools.partial(_worker, base, not reason, recipe.pack, recipe.seed)
+    measured = write_chunks(recipe.pack, ordered_map(work, groups), draft, progress.step)
+    (draft / "page.html").write_text(_page(measured))
+    observed = {
+        "tokeniser": f"tokenizers, because {reason}" if reason else "tiktoken, whose ids of a sample of the mix are the same",
+        "tokens_a_second": round((measured["tokens"] + measured["tokens_cut"]) / (time.monotonic() - clock)),
+    }
+    return Outcome({**measured, "summary": f"{measured['chunks']:,} chunks, fill {measured['fill']:.1%}"}, observed)
 
-    def blocks() -> Iterator[Block]:
-        for block in ordered_map(work, groups):
+
+def write_chunks(settings: Pack, blocks: Iterator[Block], folder: Path, tell: Callable[[int], None] = lambda done: None) -> dict[str, Any]:
+    """Write tokens as they come, then the chunks; return the account.
+
+    Args:
+        settings: the recipe's.
+        blocks: what `tokenise` made of each row group, in order.
+        folder: where to.
+        tell: called with the number of conversations done.
+
+    Raises:
+        Med42Error: there is no document.
+    """
+    account, writer = Account(), PackedWriter(folder)
+
+    def written() -> Iterator[Block]:
+        for block in blocks:
             account.add(block)
             writer.add_documents(block.pieces.tokens, block.pieces.lengths)
-            progress.step(account.fates.total())
+            tell(account.fates.total())
             yield block
 
-    numbers = (_stream if settings.plan == "streaming" else _plan)(blocks(), settings.chunk, writer, account)
+    numbers = (_stream if settings.plan == "streaming" else _plan)(written(), settings.chunk, writer, account)
     documents, tokens, learned = (int(column) for column in sum(account.sources.values(), np.zeros(3, np.int64)))
-    capacity = numbers["chunks"] * settings.chunk
-    measured: dict[str, Any] = {
+    told: dict[str, Any] = {
         "rows": account.fates.total(), "by_fate": dict(sorted(account.fates.items())), "documents": documents, "chunk": settings.chunk,
-        **numbers, "tokens": tokens, "tokens_cut": account.tokens_read - tokens, "fill": tokens / capacity,
+        **numbers, "tokens": tokens, "tokens_cut": account.tokens_read - tokens, "fill": tokens / (numbers["chunks"] * settings.chunk),
         "fill_bound": tokens / (numbers["fewest_chunks"] * settings.chunk), "supervised_tokens": learned,
         "by_source": {source: dict(zip(("documents", "tokens", "supervised_tokens"), columns.tolist(), strict=True))
                       for source, columns in sorted(account.sources.items())},
         "conversations_by_tokens": {str(2**power): count for power, count in sorted(account.sizes.items()) if count},
     }
-    writer.close(measured)
-    (draft / "page.html").write_text(_page(measured))
-    seconds = time.monotonic() - clock
-    observed = {
-        "tokeniser": f"tokenizers, because {reason}" if reason else "tiktoken, whose ids of a sample of the mix are the same",
-        "tokens_a_second": round(account.tokens_read / seconds),
-    }
-    summary = f"{numbers['chunks']:,} chunks, fill {measured['fill']:.1%}"
-    return Outcome({**measured, "summary": summary}, observed)
+    writer.close(told)
+    return told
 
 
 def _plan(blocks: Iterator[Block], chunk: int, writer: PackedWriter, account: Account) -> dict[str, int]:

@@ -30,7 +30,12 @@ Chunk = dict[str, NDArray[np.int32]]
 
 
 class PackedChunks(Sequence[Chunk]):
-    """The chunks of a packed folder, by number, each gathered from the disk when it is asked for."""
+    """The chunks of a packed folder, by number, each gathered from the disk when it is asked for.
+
+    Attributes:
+        chunk: tokens that a chunk can hold.
+        tokens: tokens of all chunks together.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Open a folder and check that its parts fit together; the token file is not read.
@@ -58,6 +63,7 @@ class PackedChunks(Sequence[Chunk]):
         longest = np.add.reduceat(np.diff(documents)[members], chunks[:-1]).max()
         _expect(longest <= self.chunk, folder / CHUNKS, f"a chunk of {longest:,} tokens", f"at most {self.chunk:,}")
         self._tokens = np.asarray(np.memmap(tokens, np.dtype("<i4"), "r"))
+        self.tokens = len(self._tokens)
 
     def __len__(self) -> int:
         return len(self._chunks) - 1
