@@ -13,9 +13,6 @@ from fractions import Fraction
 from med42.recipe.parts import source_parts
 from med42.recipe.schema import Devices, PreferenceSource, Recipe
 
-# A percentage printed with two decimals stands for anything within half of its last digit.
-PRINTED_PERCENT = 0.005
-
 
 @dataclass(frozen=True)
 class Fact:
@@ -45,8 +42,8 @@ class Fact:
 
 
 def derived_facts(recipe: Recipe) -> list[Fact]:
-    """Everything that follows from a recipe: training, alignment and the data mix, in this order."""
-    return [*_sft_facts(recipe), *_dpo_facts(recipe), *_mix_facts(recipe)]
+    """What follows from a recipe for training and alignment, in this order; `med42.recipe.table_5` has what it says of the data."""
+    return [*_sft_facts(recipe), *_dpo_facts(recipe)]
 
 
 def shape_of(recipe: Recipe) -> str:
@@ -72,7 +69,7 @@ def expected_rows(recipe: Recipe) -> dict[str, int | None]:
     sources = recipe.sources
     rows = {name: source.rows for name, source in sources.items()}
     weights = {name: Fraction(source.weight) for name, source in sources.items() if source.weight is not None}
-    fixed = _sum([count for name, count in rows.items() if name not in weights])
+    fixed = sum_of([count for name, count in rows.items() if name not in weights])
     if weights and fixed is not None and recipe.mix.rows is not None:
         left = recipe.mix.rows - fixed
         rows |= {name: round(left * weight / sum(weights.values())) for name, weight in weights.items()}
@@ -81,7 +78,7 @@ def expected_rows(recipe: Recipe) -> dict[str, int | None]:
 
 def expected_chunks(recipe: Recipe) -> int | None:
     """Packed chunks that one epoch is expected to hold."""
-    rows, length = _sum(list(expected_rows(recipe).values())), recipe.pack.expected_tokens_per_row
+    rows, length = sum_of(list(expected_rows(recipe).values())), recipe.pack.expected_tokens_per_row
     return None if rows is None or length is None else math.ceil(rows * length / recipe.pack.chunk)
 
 
@@ -95,7 +92,7 @@ def expected_sft_steps(recipe: Recipe) -> int | None:
 
 def expected_pairs(recipe: Recipe, names: list[str]) -> int | None:
     """Preference pairs of the named sets, before any is left out."""
-    return _sum([_pairs(recipe.preferences[name]) for name in names])
+    return sum_of([_pairs(recipe.preferences[name]) for name in names])
 
 
 def expected_dpo_steps(recipe: Recipe, names: list[str]) -> int | None:
@@ -138,39 +135,6 @@ def _dpo_facts(recipe: Recipe) -> list[Fact]:
     return facts
 
 
-def _mix_facts(recipe: Recipe) -> list[Fact]:
-    sources, rows = recipe.sources, expected_rows(recipe)
-    medical = _sum([rows[name] for name, source in sources.items() if source.domain == "medical"])
-    general = _sum([rows[name] for name, source in sources.items() if source.domain == "general"])
-    total = _sum(list(rows.values()))
-    return [
-        Fact("medical rows", medical, _printed(recipe, "medical_rows"), "the sources of that domain"),
-        Fact("general rows", general, _printed(recipe, "general_rows"), "the sources of that domain"),
-        Fact("rows in all", total, _printed(recipe, "total_rows"), "every source"),
-        Fact("medical rows, percent", _percent(medical, total), _printed(recipe, "medical_percent"), "of all rows", PRINTED_PERCENT),
-        Fact("general rows, percent", _percent(general, total), _printed(recipe, "general_percent"), "of all rows", PRINTED_PERCENT),
-        *_listed_facts(recipe, rows),
-        *(Fact(f"{name}, percent", _percent(rows[name], total), source.paper_percent, "of all rows", PRINTED_PERCENT)
-          for name, source in sources.items()),
-    ]
-
-
-def _listed_facts(recipe: Recipe, rows: dict[str, int | None]) -> list[Fact]:
-    """The medical rows that the paper lists, beside the medical total that it prints: these two do not agree."""
-    if recipe.paper is None:
-        return []
-    shares = {name: source.paper_percent for name, source in recipe.sources.items() if source.domain == "medical"}
-    listed = _sum([rows[name] for name, share in shares.items() if share is not None])
-    ours = ", ".join(name for name, share in shares.items() if share is None) or "nothing"
-    printed_shares = sum(share for share in shares.values() if share is not None)
-    return [
-        Fact("medical rows that Table 5 lists", listed, recipe.paper.medical_rows,
-             f"Table 5 does not add up: it lists fewer medical rows than it prints as their total; we fill the gap with {ours}"),
-        Fact("medical rows that Table 5 lists, percent", _percent(listed, recipe.paper.total_rows), recipe.paper.medical_percent,
-             f"of the total it prints; the shares it prints for them add up to {printed_shares:.2f}", PRINTED_PERCENT),
-    ]
-
-
 def _printed(recipe: Recipe, key: str) -> int | float | None:
     """What the paper prints; None in a recipe that is not one of its own."""
     return None if recipe.paper is None else getattr(recipe.paper, key)
@@ -190,11 +154,7 @@ def _pairs(source: PreferenceSource) -> int | None:
     return round(source.rows / source.part.of)
 
 
-def _percent(count: int | None, total: int | None) -> float | None:
-    return None if count is None or not total else 100 * count / total
-
-
-def _sum(counts: list[int | None]) -> int | None:
+def sum_of(counts: list[int | None]) -> int | None:
     """The sum; None if one of them is not known."""
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None

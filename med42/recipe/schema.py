@@ -173,6 +173,7 @@ class Source(Frozen):
     sites: list[str] = Field(default=[], description="the subsets of the publisher that are used")
     rows: PositiveInt | None = Field(default=None, description="rows to take into the mix")
     weight: Positive | None = Field(default=None, description="share of mix.rows, relative")
+    paper_rows: PositiveInt | None = Field(default=None, description="Table 5's printed count")
     paper_percent: NonNegative | None = Field(default=None, description="Table 5's printed share")
     shards: PositiveInt = Field(default=1, description="tasks that prepare it side by side; changes nothing but the time")
     phi: PhiPolicy | None = Field(default=None, description="what becomes of its rows with identifiers, instead of phi.policy")
@@ -422,6 +423,7 @@ class Paper(Frozen):
     general_rows: PositiveInt
     general_percent: Positive
     total_rows: PositiveInt
+    notes: dict[Name, str] = Field(default={}, description="by source: what its rows are, and why they may not be the printed ones")
 
 
 class Recipe(Frozen):

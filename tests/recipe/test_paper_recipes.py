@@ -7,6 +7,7 @@ import pytest
 from med42.recipe import load_recipe, shipped_recipes
 from med42.recipe.derived import Fact, derived_facts, expected_chunks, expected_rows, expected_sft_steps
 from med42.recipe.schema import FileOrigin, HubOrigin, Recipe
+from med42.recipe.table_5 import Line, data_lines, unlisted_rows
 
 EIGHT = ("llama3-8b", "llama3.1-8b")
 SEVENTY = ("llama3-70b", "llama3.1-70b")
@@ -119,9 +120,10 @@ def test_three_rounds_of_published_pairs(recipe):
 
 @pytest.mark.parametrize(("table", "domain"), [(MEDICAL, "medical"), (GENERAL, "general")])
 def test_table_5_samples_and_shares(recipe, table, domain):
-    found = {name: (source.rows, source.paper_percent) for name, source in recipe.sources.items()
+    found = {name: (source.paper_rows, source.paper_percent) for name, source in recipe.sources.items()
              if source.domain == domain and source.paper_percent is not None}
     assert found == table
+    assert {name: recipe.sources[name].rows for name in table} == {name: rows for name, (rows, _) in table.items()}
 
 
 def test_table_5_printed_sums(recipe):
@@ -131,7 +133,8 @@ def test_table_5_printed_sums(recipe):
 
 
 def test_the_stand_in_is_the_only_source_without_a_row_in_table_5(recipe):
-    assert [name for name, source in recipe.sources.items() if source.paper_percent is None] == ["ultramedical"]
+    for key in ("paper_percent", "paper_rows"):
+        assert [name for name, source in recipe.sources.items() if getattr(source, key) is None] == ["ultramedical"]
     assert recipe.sources["ultramedical"].rows == 952_942 - sum(rows for rows, _ in MEDICAL.values()) == 405_400
 
 
@@ -141,24 +144,52 @@ def test_rows_add_up_to_the_printed_totals(recipe):
     assert (medical, sum(rows.values())) == (952_942, 1_296_471)
 
 
-def test_every_printed_number_is_reproduced_but_the_one_that_does_not_add_up(recipe):
-    disagreeing = [fact.name for fact in derived_facts(recipe) if fact.agrees is False]
-    assert disagreeing == ["medical rows that Table 5 lists", "medical rows that Table 5 lists, percent"]
+def lines_of(recipe: Recipe) -> dict[str, Line]:
+    return {line.name: line for line in data_lines(recipe)}
 
 
-def test_every_printed_share_is_compared(recipe):
-    compared = {fact.name for fact in derived_facts(recipe) if fact.agrees}
-    assert {f"{name}, percent" for name in MEDICAL | GENERAL} <= compared
-    assert fact(recipe, "ultramedical, percent").agrees is None
+def test_every_printed_number_is_reproduced(recipe):
+    assert all(fact.agrees is not False for fact in derived_facts(recipe))
+    lines = lines_of(recipe)
+    assert all(line.difference in (0, None) for line in lines.values())
+    assert [name for name, line in lines.items() if line.share_agrees is False] == ["medical, as listed"]  # 42.23, and 42.24 added up
 
 
-def test_listed_medical_rows_are_shown_beside_the_printed_total(recipe):
-    listed, percent = fact(recipe, "medical rows that Table 5 lists"), fact(recipe, "medical rows that Table 5 lists, percent")
-    assert (listed.ours, listed.paper) == (547_542, 952_942)
-    assert percent.ours == pytest.approx(42.2333, abs=1e-4)
-    assert "does not add up" in listed.note
-    assert "ultramedical" in listed.note
-    assert "42.24" in percent.note
+def test_every_line_of_table_5_is_compared_in_its_order(recipe):
+    lines = lines_of(recipe)
+    assert list(lines) == [*MEDICAL, "medical, as listed", "ultramedical", "medical", *GENERAL, "general", "all"]
+    for name, (rows, percent) in (MEDICAL | GENERAL).items():
+        assert (lines[name].printed, lines[name].printed_percent, lines[name].share_agrees) == (rows, percent, True)
+    stand_in = lines["ultramedical"]
+    assert (stand_in.rows, stand_in.printed, stand_in.difference, stand_in.share_agrees) == (405_400, None, None, None)
+    assert [(lines[name].rows, lines[name].printed) for name in ("medical", "general", "all")] == [
+        (952_942, 952_942), (343_529, 343_529), (1_296_471, 1_296_471)]
+
+
+def test_the_rows_that_have_no_line_are_counted(recipe):
+    listed = lines_of(recipe)["medical, as listed"]
+    assert (listed.rows, listed.printed) == (547_542, 547_542)
+    assert listed.percent == pytest.approx(42.2333, abs=1e-4)
+    assert listed.printed_percent == pytest.approx(42.24)
+    assert unlisted_rows(recipe) == 405_400
+
+
+def test_a_count_of_our_own_is_told_beside_the_printed_one(tmp_path):
+    (tmp_path / "listed.yaml").write_text("extends: llama3-8b\nsources: {ultramedical: null, medmcqa: {rows: 182822}}\n")
+    lines = lines_of(load_recipe(tmp_path / "listed.yaml"))
+    assert (lines["medmcqa"].difference, lines["medmcqa"].share_agrees) == (2_360, False)
+    assert (lines["medical"].difference, lines["general"].difference, lines["all"].difference) == (2_360 - 405_400, 0, 2_360 - 405_400)
+
+
+def test_a_recipe_of_ones_own_has_lines_without_the_paper():
+    lines = lines_of(load_recipe("tiny"))
+    assert list(lines) == ["flashcards", "exam", "statements", "abstracts", "medical", "chats", "general", "all"]
+    assert all((line.rows, line.percent, line.printed, line.note) == (None, None, None, "") for line in lines.values())
+    assert unlisted_rows(load_recipe("tiny")) == 0
+
+
+def test_every_note_is_of_a_source(recipe):
+    assert set(recipe.paper.notes) <= set(recipe.sources)
 
 
 @pytest.mark.parametrize(("name", "gpus", "chunks", "tokens", "steps"), [
@@ -199,7 +230,7 @@ def test_dpo_facts(name, steps):
 def test_a_wrong_setting_is_told():
     wrong = load_recipe("llama3-8b", ["sft.devices.nodes=1", "sources.medmcqa.rows=182822"])
     told = {fact.name for fact in derived_facts(wrong) if fact.agrees is False}
-    assert {"SFT GPUs", "SFT tokens a step", "SFT steps", "medical rows", "rows in all", "medmcqa, percent"} <= told
+    assert {"SFT GPUs", "SFT tokens a step", "SFT steps"} <= told
 
 
 def test_tiny_has_facts_and_nothing_of_the_paper():
@@ -207,7 +238,6 @@ def test_tiny_has_facts_and_nothing_of_the_paper():
     assert all(fact.paper is None and fact.agrees is None for fact in facts)
     by_name = {fact.name: fact.ours for fact in facts}
     assert (by_name["SFT GPUs"], by_name["SFT tokens a step"], by_name["SFT steps"]) == (0, 8 * 256, 360)
-    assert by_name["rows in all"] is None
     assert by_name["DPO pairs in round 1"] is None
 
 
