@@ -94,10 +94,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, job: Job) -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def base(tiny: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory, job: Job) -> Path:
     """A base model without weights: the tokenizer that `prepare_base` would train on tiny's mix."""
-    from med42.training.prepare_base import _train_tokenizer
+    from med42.training.prepare_base import texts_of, train_tokenizer
 
     def build(draft: Path) -> Outcome:
-        _train_tokenizer(tiny.recipe.base.vocabulary, tiny.mix).save(str(draft / "tokenizer.json"))
+        train_tokenizer(tiny.recipe.base.vocabulary, texts_of(tiny.mix)).save(str(draft / "tokenizer.json"))
         return Outcome()
 
     out = tmp_path_factory.mktemp("base") / "base"

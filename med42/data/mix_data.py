@@ -1,126 +1,317 @@
-"""The stage `mix_data`: shares of each source, without benchmark text and without duplicates across sources."""
+"""The stage `mix_data`: shares of each source, without benchmark text and without duplicates.
+
+Every row is looked at once, side by side on the machine's cores; what is decided of it is a few numbers. Then the rows
+that are taken are put in the order of their digests by an external sort. Memory holds some 60 bytes a row and a few shards.
+"""
 
 from __future__ import annotations
 
-from fractions import Fraction
+import bisect
+import functools
+import hashlib
+import itertools
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from med42.data.conversation import order
-from med42.data.decontaminate import Overlap, overlap_with
-from med42.data.licences import terms_of
-from med42.data.pages import account_blocks
-from med42.data.shards import ConversationWriter, read_shards
+import numpy
+import pyarrow
+import pyarrow.compute
+
+from med42.data.decontaminate import Hit, Overlap, overlap_with
+from med42.data.mix_page import SHOWN, Findings, Leak, NearPair, write_mix_pages
+from med42.data.near_duplicates import duplicates_of, signatures
+from med42.data.parallel import ordered_map
+from med42.data.phi import merged_reports
+from med42.data.prepare_source import PHI
+from med42.data.quotas import quotas
+from med42.data.seen import Seen
+from med42.data.shards import ROWS_PER_SHARD, ConversationWriter, read_shard, read_shards, row_groups, shard_paths
+from med42.data.shuffle import Taken, in_key_order
 from med42.errors import Med42Error
 from med42.lineage.artifact import Outcome, Plan, produce, stage
-from med42.lineage.journal import Job
+from med42.lineage.journal import Job, Progress
 from med42.lineage.record import Record, read_record
 from med42.recipe import Recipe
-from med42.report import page
+from med42.recipe.parts import source_of, source_parts
+from med42.recipe.schema import Dedup
 
+CLEAN = 0
 NOT_TAKEN = "not taken: the recipe's share is full"
+FURTHER_PART = "duplicate inside the source"  # told by prepare_source, where one task prepares all of it
+OTHER_SOURCE = "duplicate of a row of another source"
+NEAR = "near duplicate"
+SIGNATURES = "signatures"  # of all rows, on the disk while they are compared
+MOST_TEXT = 2_000  # characters of a row that a report shows
 
 
 @stage
 def mix_data(recipe: Recipe, sources: list[Path], benchmarks: Path, out: Path, job: Job) -> Record:
     """Mix prepared sources into one training set.
 
-    Which rows of a source are taken is decided by the order of their digests under the seed, so adding
-    or changing one source never changes which rows another gives.
+    Which rows of a source are taken, and in which order the mix stands, is decided by their digests under the seed: adding
+    or changing one source never changes which rows another gives, and parts of a source come to the same as the whole.
 
     Raises:
-        Med42Error: a source's share cannot be met, or nothing is left of a source.
+        Med42Error: a source's share cannot be met, nothing is left of a source, or more leaks remain than the recipe allows.
     """
-    parts = {read_record(path).name.removeprefix("prepare_source-"): path for path in sources}
-    if missing := sorted(recipe.sources.keys() - parts.keys()):
+    prepared = {read_record(path).name.removeprefix("prepare_source-"): path for path in sources}
+    if missing := sorted(set(source_parts(recipe)) - prepared.keys()):
         raise Med42Error("sources", f"none prepared for {', '.join(missing)}", "one artifact for each source", "Run prepare_source for it.")
+    parts: dict[str, list[Path]] = defaultdict(list)
+    for part in source_parts(recipe):  # by name: what wins among duplicates may not depend on the order of the recipe's keys
+        parts[source_of(part)].append(prepared[part])
     shares = {name: {"rows": source.rows, "weight": source.weight, "domain": source.domain} for name, source in recipe.sources.items()}
     plan = Plan(
         stage="mix_data", kind="conversations",
         parameters={"seed": recipe.seed, "mix": recipe.mix.model_dump(mode="json"), "shares": shares},
-        inputs={f"source-{name}": parts[name] for name in sorted(parts)} | {"benchmarks": benchmarks},
-        layer="data", packages=("pyarrow",),
+        inputs={f"source-{part}": prepared[part] for part in source_parts(recipe)} | {"benchmarks": benchmarks},
+        layer="data", packages=("pyarrow", "numpy"),
     )
-    # By name: the recipe's digest does not tell in which order its keys stand, so neither may what wins among duplicates.
-    return produce(plan, out, job, lambda draft: _mix(recipe, {name: parts[name] for name in sorted(recipe.sources)}, benchmarks, draft))
+    return produce(plan, out, job, lambda draft: _mix(recipe, parts, benchmarks, draft, job))
 
 
-def quotas(recipe: Recipe, available: dict[str, int]) -> dict[str, int]:
-    """Rows to take from each source, from its `rows`, its `weight`, or all it has.
+@dataclass(frozen=True)
+class Group:
+    """A row group of a prepared source."""
 
-    Weights share out `mix.rows`, less what fixed rows take, by largest remainder.
+    path: Path
+    number: int
+    start: int  # of its rows among all rows of all sources
 
-    Raises:
-        Med42Error: a share exceeds what the source has times `mix.repeat_limit`.
+
+@dataclass
+class Rows:
+    """What is known of every row of every source: a few numbers each, in the order of sources, parts and shards.
+
+    Attributes:
+        groups: where the rows lie.
+        source: number of the row's source, uint16.
+        digests: 32 bytes a row.
+        key: the row's place in the order of its source under the seed, uint64.
+        size: characters of its turns, int64.
+        verdict: CLEAN, or the number of a reason.
+        reasons: the reasons by number.
     """
-    fixed = {name: source.rows for name, source in recipe.sources.items() if source.rows is not None}
-    weights = {name: Fraction(source.weight) for name, source in recipe.sources.items() if source.weight is not None}
-    wanted = {name: fixed.get(name, available[name]) for name in recipe.sources if name not in weights}
-    if weights:
-        left = (recipe.mix.rows or 0) - sum(wanted.values())
-        if left <= 0:
-            raise Med42Error("mix.rows", f"{recipe.mix.rows:,}, of which sources without a weight take {sum(wanted.values()):,}",
-                             "rows left for the weighted sources", "Raise mix.rows.")
-        exact = {name: left * weight / sum(weights.values()) for name, weight in weights.items()}
-        wanted |= {name: int(share) for name, share in exact.items()}
-        by_remainder = sorted(exact, key=lambda name: (int(exact[name]) - exact[name], name))
-        for name in by_remainder[: left - sum(int(share) for share in exact.values())]:
-            wanted[name] += 1
-    for name, count in wanted.items():
-        most = int(available[name] * recipe.mix.repeat_limit)
-        if count > most:
-            if recipe.mix.shortfall == "error":
-                raise Med42Error(
-                    f"sources.{name}", f"{available[name]:,} rows x repeat_limit {recipe.mix.repeat_limit:g} = {most:,}",
-                    f"{count:,} rows, its share of the mix",
-                    "Lower its rows or weight, raise mix.repeat_limit, or set mix.shortfall to accept.")
-            wanted[name] = most
-    return {name: wanted[name] for name in recipe.sources}
+
+    names: list[str]
+    groups: list[Group]
+    source: numpy.ndarray
+    digests: numpy.ndarray
+    key: numpy.ndarray
+    size: numpy.ndarray
+    verdict: numpy.ndarray
+    reasons: list[str] = field(default_factory=lambda: ["clean"])
+
+    def leave_out(self, rows: numpy.ndarray, reason: str) -> None:
+        """Leave out rows that are clean so far."""
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        rows = rows[self.verdict[rows] == CLEAN]
+        self.verdict[rows] = self.reasons.index(reason)
+
+    def clean(self, source: int) -> numpy.ndarray:
+        """Rows of a source that are clean, in the order of their keys."""
+        rows = numpy.flatnonzero((self.source == source) & (self.verdict == CLEAN))
+        return rows[numpy.argsort(self.key[rows], kind="stable")]
+
+    def id(self, row: int) -> str:
+        """A row's digest in hex."""
+        return str(self.digests[row].tobytes().hex())
 
 
-def _mix(recipe: Recipe, parts: dict[str, Path], benchmarks: Path, draft: Path) -> Outcome:
-    overlap = overlap_with(read_shards(benchmarks, ["benchmark", "question", "context"]), recipe.mix.overlap_tokens)
-    writer, seen = ConversationWriter(draft), set[str]()
-    clean = {name: _clean(name, path, overlap, seen, writer) for name, path in parts.items()}
-    wanted = quotas(recipe, {name: len(rows) for name, rows in clean.items()})
-    taken: list[tuple[str, str, int, dict[str, Any]]] = []
-    for name, rows in clean.items():
-        rows.sort(key=lambda row: order(recipe.seed, row["id"]))
-        for place in range(wanted[name]):
-            row = rows[place % len(rows)]
-            taken.append((order(recipe.seed, f"mix {place // len(rows)} {row['id']}"), name, place // len(rows), row))
-        for row in rows[wanted[name] :]:
-            writer.drop(name, "", row["id"], NOT_TAKEN)
-    for _, name, passed, row in sorted(taken, key=lambda item: item[:3]):
-        writer.keep(name, row["id"], row["messages"], repeat=passed > 0)
+def sort_key(seed: int, *words: object) -> int:
+    """64 bits that shuffle by seed; adding a row never changes how the others compare."""
+    text = "\x1f".join(map(str, (seed, *words)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def _mix(recipe: Recipe, parts: dict[str, list[Path]], benchmarks: Path, draft: Path, job: Job) -> Outcome:
+    items = {item["id"]: item for item in read_shards(benchmarks)}
+    overlap = overlap_with(items.values(), recipe.mix)
+    rows = _survey(parts)
+    scratch = draft / "scratch"
+    scratch.mkdir()
+    leaks = _judge(recipe, rows, overlap, scratch, job)
+    pairs = _near_duplicates(recipe, rows, scratch)
+    available = {name: len(rows.clean(number)) for number, name in enumerate(rows.names)}
+    if bare := [name for name, count in available.items() if not count]:
+        raise Med42Error(f"sources.{bare[0]}", "every row left out (duplicates or benchmark text)", "at least one row to train on",
+                         f"See {parts[bare[0]][0]}/page.html, and the benchmarks of the recipe.")
+    writer = ConversationWriter(draft)
+    for shard in in_key_order(_take(recipe, rows, quotas(recipe, available)), scratch, draft):
+        _count(writer, shard)
+    shutil.rmtree(scratch)
+    _account_for_the_rest(writer, rows)
     manifest = writer.close()
+    left = _residue(draft, overlap)
+    if len(left) > recipe.mix.residue:
+        raise Med42Error("mix", f"{len(left):,} rows with benchmark text in the finished mix (as row {left[0]})",
+                         f"at most {recipe.mix.residue:,}, the recipe's mix.residue", "Set mix.leaks to drop, or raise mix.residue.")
+    phi = {name: merged_reports(json.loads((path / PHI).read_text()) for path in paths) for name, paths in parts.items()}
+    found = Findings(items, leaks, [_named(rows, *pair) for pair in pairs], _examples(rows, pairs), len(left), _lengths(rows), phi)
+    gates = write_mix_pages(recipe, draft, manifest, found)
     total = manifest["rows"]
-    shares = {name: wanted[name] / total for name in parts}
-    medical = sum(wanted[name] for name in parts if recipe.sources[name].domain == "medical")
-    (draft / "page.html").write_text(page.page(
-        "Data mix", f"{total:,} conversations of {len(parts)} sources; {medical / total:.1%} medical.",
-        [page.heading("Shares"),
-         page.bars(("source", "", "rows"), [(name, wanted[name], f"{wanted[name]:,} ({shares[name]:.1%})") for name in parts]),
-         page.paragraph(f"No row shares {recipe.mix.overlap_tokens} words in a row, or a whole question, with a benchmark row.", "note"),
-         *account_blocks(manifest)],
-    ))
-    terms = terms_of({name: str(read_record(path).measured["license"]) for name, path in parts.items()})
-    return Outcome({"rows": total, "medical_share": medical / total, "merkle_root": manifest["merkle_root"],
-                    "accounts": manifest["sources"], "terms": terms,
-                    "summary": f"{total:,} conversations, {medical / total:.1%} medical"})
+    medical = sum(manifest["sources"][name]["kept"] for name in parts if recipe.sources[name].domain == "medical") / total
+    return Outcome({"rows": total, "medical_share": medical, "merkle_root": manifest["merkle_root"], "accounts": manifest["sources"],
+                    **gates, "summary": f"{total:,} conversations, {medical:.1%} medical"})
 
 
-def _clean(name: str, path: Path, overlap: Overlap, seen: set[str], writer: ConversationWriter) -> list[dict[str, Any]]:
-    kept = []
-    for row in read_shards(path):
-        if row["id"] in seen:
-            writer.drop(name, "", row["id"], "duplicate of a row of another source")
-        elif benchmark := overlap.leak(message["content"] for message in row["messages"]):
-            writer.drop(name, "", row["id"], f"overlaps benchmark {benchmark}")
-        else:
-            kept.append(row)
-        seen.add(row["id"])
-    if not kept:
-        raise Med42Error(f"sources.{name}", "every row left out (duplicates or benchmark text)", "at least one row to train on",
-                         f"See {path}/page.html, and the benchmarks of the recipe.")
-    return kept
+def _survey(parts: dict[str, list[Path]]) -> Rows:
+    """Where all rows lie, before any is looked at."""
+    groups: list[Group] = []
+    numbers: list[numpy.ndarray] = []
+    start = 0
+    for number, paths in enumerate(parts.values()):
+        for shard in (shard for path in paths for shard in shard_paths(path)):
+            for group, count in enumerate(row_groups(shard)):
+                groups.append(Group(shard, group, start))
+                numbers.append(numpy.full(count, number, dtype=numpy.uint16))
+                start += count
+    empty = numpy.zeros
+    return Rows(list(parts), groups, numpy.concatenate([empty(0, numpy.uint16), *numbers]), empty((start, 32), numpy.uint8),
+                empty(start, numpy.uint64), empty(start, numpy.int32), empty(start, numpy.uint8))
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a look at a row group found."""
+
+    group: Group
+    ids: list[str]
+    keys: numpy.ndarray
+    sizes: numpy.ndarray
+    hits: list[tuple[int, Hit, str]]
+    signatures: numpy.ndarray | None
+
+
+def _looking(seed: int, overlap: Overlap, dedup: Dedup) -> Callable[[Group], Looked]:
+    def look(group: Group) -> Looked:
+        table = read_shard(group.path, ["id", "messages"], group.number)
+        ids = table["id"].to_pylist()
+        turns = [[turn["content"] for turn in messages] for messages in table["messages"].to_pylist()]
+        hits = [(place, hit, "\n\n".join(turns[place])) for place, hit in enumerate(overlap.search(turns)) if hit]
+        return Looked(
+            group, ids, numpy.array([sort_key(seed, row_id) for row_id in ids], dtype=numpy.uint64),
+            numpy.array([sum(map(len, row)) for row in turns], dtype=numpy.int32), hits,
+            signatures(turns) if dedup.near else None,
+        )
+
+    return look
+
+
+def _judge(recipe: Recipe, rows: Rows, overlap: Overlap, scratch: Path, job: Job) -> list[Leak]:
+    """Look at every row: fill in its numbers, leave out exact duplicates and leaks, keep the signatures on the disk."""
+    seen, mine = Seen(), {number: Seen() for number, name in enumerate(rows.names) if recipe.sources[name].shards > 1}
+    leaks: list[Leak] = []
+    progress = Progress(job, "mix_data", len(rows.verdict), "rows")
+    with (scratch / SIGNATURES).open("wb") as file:
+        for looked in ordered_map(functools.partial(_looking, recipe.seed, overlap, recipe.mix.dedup), rows.groups):
+            here = numpy.arange(looked.group.start, looked.group.start + len(looked.ids))
+            digests = [bytes.fromhex(row_id) for row_id in looked.ids]
+            number = int(rows.source[here[0]])
+            rows.digests[here] = numpy.frombuffer(b"".join(digests), dtype=numpy.uint8).reshape(-1, 32)
+            rows.key[here], rows.size[here] = looked.keys, looked.sizes
+            if number in mine:
+                rows.leave_out(here[~mine[number].add(digests)], FURTHER_PART)
+            rows.leave_out(here[~seen.add(digests)], OTHER_SOURCE)
+            for place, hit, text in looked.hits:
+                leaks.append(Leak(rows.names[number], looked.ids[place], hit, text[:MOST_TEXT]))
+                if recipe.mix.leaks == "drop":
+                    rows.leave_out(here[place : place + 1], f"overlaps benchmark {hit.benchmark}")
+            if looked.signatures is not None:
+                looked.signatures.tofile(file)
+            progress.step(int(here[-1]) + 1)
+    return leaks
+
+
+def _near_duplicates(recipe: Recipe, rows: Rows, scratch: Path) -> list[tuple[int, int]]:
+    """Leave out near duplicates; returns (row, the row it is near to) of each."""
+    if not recipe.mix.dedup.near:
+        return []
+    clean = numpy.flatnonzero(rows.verdict == CLEAN)
+    kept = duplicates_of(scratch / SIGNATURES, clean, rows.key, rows.size, recipe.mix.dedup)
+    gone = numpy.flatnonzero(kept >= 0)
+    rows.leave_out(clean[gone], NEAR)
+    return [(int(clean[row]), int(clean[kept[row]])) for row in gone]
+
+
+def _take(recipe: Recipe, rows: Rows, wanted: dict[str, int]) -> list[Taken]:
+    """The rows that fill each source's share, with their places in the mix, shard by shard."""
+    chosen: list[numpy.ndarray] = []
+    passes: list[numpy.ndarray] = []
+    for number, name in enumerate(rows.names):
+        clean = rows.clean(number)
+        places = numpy.arange(wanted[name])
+        chosen.append(clean[places % len(clean)])
+        passes.append(places // len(clean))
+        rows.leave_out(clean[wanted[name] :], NOT_TAKEN)
+    row, passed = numpy.concatenate(chosen), numpy.concatenate(passes)
+    order = numpy.argsort(row, kind="stable")
+    row, passed = row[order], passed[order]
+    keys = numpy.array([sort_key(recipe.seed, f"mix {times} {rows.id(place)}") for place, times in zip(row, passed, strict=True)],
+                       dtype=numpy.uint64)
+    taken = []
+    for path, groups in itertools.groupby(rows.groups, key=lambda group: group.path):
+        start = next(groups).start
+        stop = start + sum(row_groups(path))
+        here = slice(numpy.searchsorted(row, start), numpy.searchsorted(row, stop))
+        taken.append(Taken(path, row[here] - start, keys[here], passed[here] > 0))
+    return taken
+
+
+def _count(writer: ConversationWriter, shard: pyarrow.Table) -> None:
+    for source in pyarrow.compute.unique(shard["source"]).to_pylist():
+        mine = shard.filter(pyarrow.compute.equal(shard["source"], source))
+        writer.count(source, mine["id"].to_pylist(), pyarrow.compute.sum(mine["repeat"]).as_py())
+
+
+def _account_for_the_rest(writer: ConversationWriter, rows: Rows) -> None:
+    for number, name in enumerate(rows.names):
+        gone = numpy.flatnonzero((rows.source == number) & (rows.verdict != CLEAN))
+        for start in range(0, len(gone), ROWS_PER_SHARD):
+            some = gone[start : start + ROWS_PER_SHARD]
+            writer.drop(name, [""] * len(some), [rows.id(row) for row in some], [rows.reasons[rows.verdict[row]] for row in some])
+
+
+def _residue(mix: Path, overlap: Overlap) -> list[str]:
+    """Ids of the rows of the finished mix that hold benchmark text: read again from what was written."""
+    blocks = [(path, group) for path in shard_paths(mix) for group in range(len(row_groups(path)))]
+    return [row_id for found in ordered_map(functools.partial(_searching, overlap), blocks) for row_id in found]
+
+
+def _searching(overlap: Overlap) -> Callable[[tuple[Path, int]], list[str]]:
+    def search(block: tuple[Path, int]) -> list[str]:
+        table = read_shard(block[0], ["id", "messages"], block[1])
+        turns = [[turn["content"] for turn in messages] for messages in table["messages"].to_pylist()]
+        return [row_id for row_id, hit in zip(table["id"].to_pylist(), overlap.search(turns), strict=True) if hit]
+
+    return search
+
+
+def _named(rows: Rows, row: int, kept: int) -> NearPair:
+    return NearPair(rows.names[rows.source[row]], rows.id(row), rows.names[rows.source[kept]], rows.id(kept))
+
+
+def _examples(rows: Rows, pairs: list[tuple[int, int]]) -> list[tuple[str, str]]:
+    """The texts of a few pairs, chosen by the order of the rows' keys."""
+    some = sorted(pairs, key=lambda pair: int(rows.key[pair[0]]))[:SHOWN]
+    return [(_text(rows, row), _text(rows, kept)) for row, kept in some]
+
+
+def _text(rows: Rows, row: int) -> str:
+    group = rows.groups[bisect.bisect_right([group.start for group in rows.groups], row) - 1]
+    (messages,) = read_shard(group.path, ["messages"], group.number).slice(row - group.start, 1)["messages"].to_pylist()
+    return "\n\n".join(turn["content"] for turn in messages)[:MOST_TEXT]
+
+
+def _lengths(rows: Rows) -> dict[str, tuple[int, int, int]]:
+    """Characters of the rows that are taken, by source: median, 95% and longest."""
+    lengths = {}
+    for number, name in enumerate(rows.names):
+        sizes = rows.size[rows.clean(number)]
+        lengths[name] = (int(numpy.median(sizes)), int(numpy.percentile(sizes, 95)), int(sizes.max())) if len(sizes) else (0, 0, 0)
+    return lengths

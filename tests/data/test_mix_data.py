@@ -207,7 +207,7 @@ def test_the_page_says_what_was_left_out(parts, tmp_path):
     page = (tmp_path / "out" / "page.html").read_text()
     assert "overlaps benchmark medqa" in page
     assert str(escape(NOT_TAKEN)) in page
-    assert "6 conversations of 2 sources; 100.0% medical." in page
+    assert "6 conversations of 2 sources; 100.0% medical, 0.0% general." in page
 
 
 def test_a_source_that_was_not_prepared_is_told(parts, tmp_path, refusal):
