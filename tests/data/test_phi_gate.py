@@ -87,11 +87,11 @@ def test_stop_stops_and_names_no_identifier():
     results, account = judged([turns("MRN 12345678 and jane@example.com"), turns("Nothing here")], policy="stop")
     assert not any(isinstance(result, Dropped) for result in results)
     with pytest.raises(Med42Error, match=r"sources\.notes\.phi: found identifiers in 1 of 2 rows \(1 email, 1 record\)") as told:
-        stop_on(account, "stop", "sources.notes")
+        stop_on(account, Phi(), "stop", "sources.notes")
     assert "1234" not in str(told.value) and "jane" not in str(told.value)
     for policy in ("report", "mask", "drop"):
-        stop_on(account, policy, "sources.notes")
-    stop_on(judged([turns("Nothing here")], policy="stop")[1], "stop", "sources.notes")
+        stop_on(account, Phi(), policy, "sources.notes")
+    stop_on(judged([turns("Nothing here")], policy="stop")[1], Phi(), "stop", "sources.notes")
 
 
 def test_what_is_spared_is_counted_but_left():
@@ -100,7 +100,7 @@ def test_what_is_spared_is_counted_but_left():
     results, account = judged(rows, settings)
     assert results[0][0]["content"] == "See www.example.com about MRN [RECORD]" and results[1] == rows[1]
     assert account.found == {"url": 2, "record": 1} and (account.flagged, account.acted) == (2, 1)
-    stop_on(judged(rows[1:], settings, "stop")[1], "stop", "sources.pages")
+    stop_on(judged(rows[1:], settings, "stop")[1], settings, "stop", "sources.pages")
 
 
 def test_a_sample_is_chosen_by_digest():
@@ -171,7 +171,8 @@ def test_rows_planted_into_hold_no_identifier_themselves():
 
 def test_a_recipe_says_what_happens_to_which_source():
     recipe = load_recipe("tiny", ["phi.policy=report"])
-    assert recipe.phi == Phi() and all(source.phi is None for source in recipe.sources.values())
+    assert (recipe.phi.policy, recipe.phi.detector, recipe.phi.sample) == ("report", "patterns", 1.0)
+    assert all(source.phi is None for source in recipe.sources.values())
     for wrong in ({"policy": "shout"}, {"model": "some_model"}, {"spared": ["names"]}, {"sample": 1.5}, {"polcy": "drop"}):
         with pytest.raises(ValidationError):
             Phi(**wrong)

@@ -18,6 +18,7 @@ from med42.errors import Med42Error
 from med42.recipe.schema import Phi, PhiCategory, PhiPolicy
 
 EVIDENCE = 5  # kept a category
+SHOWN = ("order", "row", "shape", "around")  # of each
 AROUND = 20  # characters of the text shown on either side, themselves masked
 LONGEST_HOST = 8_000  # characters; longer rows would only make the measurement slow
 ROUNDS = 8  # of masking: what stands beside a tag may be an identifier only then
@@ -112,10 +113,10 @@ class PhiGate:
 
     def _offer_host(self, key: str, messages: Conversation, findings: list[Finding]) -> None:
         keys = self._host_keys
-        if len(keys) >= self.settings.planted and key >= keys[-1]:
+        if (len(keys) >= self.settings.planted and key >= keys[-1]) or sum(len(message["content"]) for message in messages) > LONGEST_HOST:
             return
         host = cleaned(self.detector, messages, findings) if findings else messages
-        if not isinstance(host, Dropped) and sum(len(message["content"]) for message in host) <= LONGEST_HOST:
+        if not isinstance(host, Dropped):
             self._account.hosts.append((key, host))
             bisect.insort(keys, key)
             del keys[self.settings.planted :]
@@ -128,14 +129,15 @@ class PhiGate:
             shown = self._account.evidence.setdefault(category, [])
             if len(shown) < EVIDENCE or key < shown[-1][0]:
                 content = messages[finding.turn]["content"]
-                shown.append((key, row_id, shape(content[finding.start : finding.end]), _surroundings(self.detector, messages, findings,
-                finding)))
+                around = _surroundings(self.detector, messages, findings, finding)
+                shown.append((key, row_id, shape(content[finding.start : finding.end]), around))
                 shown.sort()
                 del shown[EVIDENCE:]
 
 
-def cleaned(detector: Detector, messages: Conversation, findings: Sequence[Finding],
-spared: Sequence[PhiCategory] = ()) -> Conversation | Dropped:
+def cleaned(
+    detector: Detector, messages: Conversation, findings: Sequence[Finding], spared: Sequence[PhiCategory] = (),
+) -> Conversation | Dropped:
     """The conversation with identifiers masked, until the detector finds no more outside the spared categories."""
     for _ in range(ROUNDS):
         messages = masked(messages, findings)
@@ -172,21 +174,23 @@ def _quiet(text: str) -> str:
     return re.sub(r"\S*[\dA-Z\u00c0-\uffff]\S*", lambda word: "\u2026", re.sub(r"\s+", " ", text))
 
 
-def stop_on(account: Account, policy: PhiPolicy, where: str) -> None:
+def stop_on(account: Account, settings: Phi, policy: PhiPolicy | None, where: str) -> None:
     """Stop the run where the policy is to stop and identifiers were found.
 
     Args:
         account: what was found so far.
-        policy: what the source's rows are under.
+        settings: the recipe's `phi`.
+        policy: the source's own policy, if it has one.
         where: the source's key.
 
     Raises:
         Med42Error: tells how many rows hold how many of which category, and none of them.
     """
-    if policy == "stop" and account.acted:
-        found = ", ".join(f"{account.found[category]:,} {category}" for category in CATEGORIES if account.found[category])
+    if (policy or settings.policy) == "stop" and account.acted:
+        found = ", ".join(f"{account.found[category]:,} {category}" for category in CATEGORIES
+                          if account.found[category] and category not in settings.spared)
         raise Med42Error(f"{where}.phi", f"identifiers in {account.acted:,} of {account.examined:,} rows ({found})",
-        "none, as its policy is 'stop'",
+                         "none, as its policy is 'stop'",
                          "De-identify the source, name what may stay in phi.spared, or set the policy to 'mask' or 'drop'.")
 
 
@@ -197,15 +201,13 @@ def phi_report(account: Account, settings: Phi, policy: PhiPolicy | None, seed: 
     """
     detector = detector_for(settings)
     return {
-        "detector": detector.identity, "policy": policy or settings.policy, "spared": list(settings.spared),
-        "least_score": settings.least_score,
-        "sample": settings.sample, "rows": account.rows, "examined": account.examined, "with_findings": account.flagged,
-        "acted_on": account.acted,
+        "detector": detector.identity, "least_score": settings.least_score, "sample": settings.sample,
+        "policy": policy or settings.policy, "spared": list(settings.spared),
+        "rows": account.rows, "examined": account.examined, "with_findings": account.flagged, "acted_on": account.acted,
         "categories": {
             category: {
                 "found": account.found[category], "rows": account.rows_with[category],
-                "evidence": [{"order": key, "row": row_id, "shape": form, "around": around} for key, row_id, form,
-                around in account.evidence.get(category, [])],
+                "evidence": [dict(zip(SHOWN, shown, strict=True)) for shown in account.evidence.get(category, [])],
             } for category in CATEGORIES
         },
         "planted_rows": settings.planted,

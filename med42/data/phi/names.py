@@ -62,10 +62,10 @@ def _name(name: str, score: float, pattern: str, needs: tuple[str, ...] = (), th
 
 
 COLON = re.compile("[:=]")
-TITLES, OFFICES = ("Dr", "Mr", "Mrs", "Ms", "Mx", "Prof", "Sra", "Srta"), (
-    "Miss", "Professor", "Doctor", "Nurse", "Mister", "Reverend", "Father", "Judge", "Officer", "Sergeant")
-KIN = ("husband", "wife", "daughter", "son", "brother", "sister", "fianc", "fiance", "roommate", "girlfriend", "boyfriend", "mother",
-"father")
+TITLES = ("Dr", "Mr", "Mrs", "Ms", "Mx", "Prof", "Sra", "Srta")
+OFFICES = ("Miss", "Professor", "Doctor", "Nurse", "Mister", "Reverend", "Father", "Judge", "Officer", "Sergeant")
+KIN = ("husband", "wife", "daughter", "son", "brother", "sister", "roommate", "girlfriend", "boyfriend", "mother", "father")
+BETROTHED = ("fianc", "fiance")  # and with an accent, where the run of letters a to z ends before it
 ROLES = ("patient", "pt", "client", "nurse", "doctor", "surgeon", "physician")
 LABELS = (
     r"\b(?:(?:(?:patient|pt|full|first|last|family|given|maiden|legal|contact|guardian|mother|father|spouse|client|insured|subscriber)"
@@ -79,8 +79,9 @@ SPEAKERS = (
     r"\b(?:patient|pt|client|guardian|physician|provider|doctor|surgeon|radiologist|pathologist|nurse|cc) ?[:=] {0,3}(?:(?:dr|mr|mrs"
     r"|ms)\.? )?"
 )
-CREDENTIALS = (r"(?:,? {1,2}(?:M\.?D|R\.?N|Ph\.?D|D\.?D\.?S|D\.O|MBBS|Pharm\.?D|FACS|FACP|PA-C|LPN|CRNA|LCSW)|, {1,2}(?:DO|NP))\b\.?"
-r"(?! \d{5})")
+CREDENTIALS = (
+    r"(?:,? {1,2}(?:M\.?D|R\.?N|Ph\.?D|D\.?D\.?S|D\.O|MBBS|Pharm\.?D|FACS|FACP|PA-C|LPN|CRNA|LCSW)|, {1,2}(?:DO|NP))\b\.?(?! \d{5})"
+)
 
 NAMES = (
     _name("name after a title", 0.85, rf"\b(?:(?:{'|'.join(TITLES)})\b\.? {{0,2}}|(?<![Tt]he )(?<![Yy]our )(?<!\ba )"
@@ -96,12 +97,13 @@ NAMES = (
         cased=False),
     _name("name before a credential", 0.8, rf"\b{FULL_NAME}{CREDENTIALS}", ("md", " m.d", "rn", " r.n", "phd", " ph.d", "dds", " d.d",
         " d.o", ", do", ",  do", "mbbs", "pharmd", "pharm", "facs", "facp", "pa-c", "lpn", "crna", "lcsw", ", np", ",  np")),
-    _name("name of a patient or of someone's kin", 0.65, rf"\b(?:{'|'.join(ROLES)}|fianc\u00e9e?"
-        rf"|{'|'.join(kin for kin in KIN if not kin.startswith('fianc'))})(?:,|,? named|,? called)? {FULL_NAME}", (*ROLES, *KIN)),
-    _name("given name of someone's kin", 0.6, rf"(?:\b(?:[Mm]y|[Hh]is|[Hh]er|[Tt]heir)|'s) (?:fianc\u00e9e?"
-        rf"|{'|'.join(kin for kin in KIN if not kin.startswith('fianc'))})(?:,|,? named|,? called)? {ANY_NAME}", KIN),
-    _name("name below a letter", 0.75, rf"\b(?:[Ss]incerely|[Rr]egards|[Yy]ours truly|[Tt]hanks|[Rr]espectfully"
-        rf"|[Cc]heers),? ?\r?\n\s{{0,4}}(?:Dr\.? )?{ANY_NAME}", ("sincerely", "regards", "yours", "thanks", "respectfully", "cheers")),
+    _name("name of a patient or of someone's kin", 0.65, rf"\b(?:{'|'.join(ROLES + KIN)}|fianc[e\u00e9]e?)(?:,|,? named"
+        rf"|,? called)? {FULL_NAME}",
+        (*ROLES, *KIN, *BETROTHED, "fiancee")),
+    _name("given name of someone's kin", 0.6, rf"(?:\b(?:[Mm]y|[Hh]is|[Hh]er|[Tt]heir)|'s) (?:{'|'.join(KIN)}|fianc[e\u00e9]e?)"
+        rf"(?:,|,? named|,? called)? {ANY_NAME}", (*KIN, *BETROTHED, "fiancee")),
+    _name("name below a letter", 0.75, rf"\b(?:[Ss]incerely|[Rr]egards|[Yy]ours truly|[Tt]hanks|[Rr]espectfully|[Cc]heers)"
+        rf",? ?\r?\n\s{{0,4}}(?:Dr\.? )?{ANY_NAME}", ("sincerely", "regards", "yours", "thanks", "respectfully", "cheers")),
     # Two hundred names as one pattern would be tried at every capital letter; a set is looked up instead.
     _name("known given name and a surname", 0.6, r"(?<!\w)(?<!St\. )(?=[A-Z][a-z]{1,11} {1,2}[A-Zdvlb])",
         then=rf"(?P<it>[A-Z][a-z]{{1,11}}(?: {INITIAL})?(?: (?:{PARTICLE}){{0,2}}{WORD}){{1,2}})", check=_is_given),

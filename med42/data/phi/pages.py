@@ -33,7 +33,7 @@ def phi_blocks(reports: dict[str, dict[str, Any]]) -> list[Markup]:
     blocks = [
         heading("Protected health information"),
         paragraph(f"{flagged:,} of {examined:,} rows examined hold text in the form of an identifier "
-        f"({rows:,} rows in all; detector: {detectors})."),
+                  f"({rows:,} rows in all; detector: {detectors})."),
         table(("", "category (45 CFR 164.514(b)(2))", "found", "rows", "rows in 1,000", "planted, found", "as what they are"), [
             (f"({SAFE_HARBOR[category].letter})", SAFE_HARBOR[category].title,
              sum(report["categories"][category]["found"] for report in reports.values()),

@@ -31,17 +31,20 @@ Kenya Ethiopia Korea Taiwan Thailand Vietnam United North South East West Northe
 These Medicare Medicaid Arctic January February March April May June July August September October November December
 """)) | frozenset(STATES.split("|"))
 LARGE = frozenset(("New Jersey", "New Mexico", "New Hampshire", "New Zealand"))
-HOME = (r"\b(?:(?:lives?|lived|living|resid(?:es|ed|ing)|resident|native|mov(?:ed|ing)|relocated|grew up|born)(?: here| outside| near)? "
-r"(?:in|at|of|to|from|near)|home ?town(?: is|:)|city:|county:|town:|village of) {1,2}")
-LIVES = ("live", "lives", "lived", "living", "resides", "resided", "residing", "resident", "native", "moved", "moving", "relocated",
-"grew", "born", "home",
-         "hometown", "city", "county", "town", "village")
+HOME = (
+    r"\b(?:(?:lives?|lived|living|resid(?:es|ed|ing)|resident|native|mov(?:ed|ing)|relocated|grew up|born)(?: here| outside| near)? "
+    r"(?:in|at|of|to|from|near)|home ?town(?: is|:)|city:|county:|town:|village of) {1,2}"
+)
+LIVES = (
+    "live", "lives", "lived", "living", "resides", "resided", "residing", "resident", "native", "moved", "moving", "relocated", "grew",
+    "born", "home", "hometown", "city", "county", "town", "village",
+)
 
 
 def _city(text: Text, start: int, end: int) -> bool:
     found = text.plain[start:end].replace("-", " ").split(",")[0].split()
-    return found[0] not in NO_CITIES or (found[0] in ("New", "North", "South", "East",
-    "West") and len(found) > 1 and " ".join(found[:2]) not in LARGE)
+    side = found[0] in ("New", "North", "South", "East", "West") and len(found) > 1 and " ".join(found[:2]) not in LARGE
+    return side or found[0] not in NO_CITIES
 
 
 def _coordinates(text: Text, start: int, end: int) -> bool:
@@ -52,7 +55,7 @@ def _coordinates(text: Text, start: int, end: int) -> bool:
 def _place(name: str, score: float, pattern: str, gate: str | None = None, needs: tuple[str, ...] = (), check: Check | None = None,
            cased: bool = True, then: str | None = None) -> Recogniser:
     return Recogniser(name, "place", score, re.compile(pattern), re.compile(gate) if gate else None, needs, cased, check,
-    re.compile(then) if then else None)
+                      re.compile(then) if then else None)
 
 
 STATED = rf", {{1,2}}(?:{STATES}|{CODES})\b".lower().replace("\\b", r"\b")
@@ -62,11 +65,15 @@ PLACES = (
         rf"(?:(?:[A-Z][\w'.]{{1,20}}|\d{{1,3}}(?:st|nd|rd|th))[ -]){{1,4}}(?:{STREET})\b\.?(?:,? {{1,2}}(?:Apt|Apartment|Suite|Ste|Unit"
         rf"|Floor|Room|#)\.? ?\w{{1,6}})?(?:,? {{1,2}}{CITY},? {{1,2}}(?:{CODES}|{STATES})\b(?:,? {{1,2}}\d{{5}}(?:-\d{{4}})?)?)?",
         r"\d [a-z\d]"),
+    _place("street address in small letters", 0.7, rf"\b(?:(?:home |mailing |street )?address(?: is|:)?|liv(?:es|ed|ing) at) "
+        rf"(?P<it>\d{{1,5}} (?:[a-z'.]{{2,20}} ){{1,4}}(?:{STREET.lower()}))\b", r"\d [a-z\d]", ("address", "lives", "lived", "living"),
+        cased=False),
     _place("post office box", 0.85, r"(?<!\w)p\.? ?o\.? ?box {0,2}\d{1,6}", r"\d", ("box", "obox", "pobox"), cased=False),
     _place("state and ZIP code", 0.85, rf"\b(?:{CITY},? {{1,2}})?(?:{CODES}|{STATES})\.?,? {{1,2}}\d{{5}}(?:-\d{{4}})?(?![\w,]|[.-]\d)",
         r"\d{5}"),
-    _place("ZIP code", 0.85, r"(?<!\w)(?:(?:zip|postal)(?: ?code)?|post ?code)(?![a-z])\s{0,3}(?:(?:is|was|of|[:=#(-])\s{0,3}){0,2}(?P<it>\d{5}"
-        r"(?:-\d{4})?|[a-z]{1,2}\d[a-z\d]? ?\d[a-z]{2}|[a-z]\d[a-z] ?\d[a-z]\d)\b", r"\d", ("zip", "zipcode", "postal", "postalcode",
+    _place("ZIP code", 0.85, r"(?<!\w)(?:(?:zip|postal)(?: ?code)?|post ?code)(?![a-z])\s{0,3}(?:(?:is|was|of|[:=#(-])\s{0,3}){0,2}"
+        r"(?P<it>\d{5}(?:-\d{4})?|[a-z]{1,2}\d[a-z\d]? ?\d[a-z]{2}|[a-z]\d[a-z] ?\d[a-z]\d)\b", r"\d", ("zip", "zipcode", "postal",
+        "postalcode",
         "post", "postcode"), cased=False),
     _place("city and state", 0.7, rf"\b{CITY}, {{1,2}}(?:{STATES}|{PLAIN_CODES})\b", STATED, check=_city),
     _place("city and state after a preposition", 0.65, rf"\b(?:in|from|of|at|near|to) (?P<it>{CITY}, {{1,2}}(?:{CODES}))\b", STATED,

@@ -144,6 +144,7 @@ _FORMS: dict[PhiCategory, tuple[Callable[[_Draw], str], ...]] = {
         lambda d: d.phone("Facsimile \u27e6{area}-555-{local}\u27e7"),
         lambda d: d.phone("Send by telefax to \u27e6{area}555{local}\u27e7."),
         lambda d: d.phone("F: \u27e6{area}-555-{local}\u27e7"),
+        lambda d: d.phone("fax it over, \u27e6555-{local}\u27e7"),
     ),
     "email": (
         lambda d: f"Write to \u27e6{d.of(_GIVEN).lower()}.{d.letters(6).lower()}@example.com\u27e7.",
@@ -153,6 +154,7 @@ _FORMS: dict[PhiCategory, tuple[Callable[[_Draw], str], ...]] = {
         lambda d: f"mail me: \u27e6{d.letters(7).lower()} at example dot org\u27e7",
         lambda d: f"mailto:\u27e6{d.letters(6).lower()}+{d.letters(3).lower()}@example.co.uk\u27e7",
         lambda d: f"reach me as \u27e6{d.letters(6).lower()} @ example.com\u27e7",
+        lambda d: f"my mail is \u27e6{d.letters(6).lower()}, then the usual sign, example.com\u27e7",
     ),
     "ssn": (
         lambda d: f"SSN: \u27e6{_area(d)}-{10 + d.below(89)}-{d.digits(4)}\u27e7",
@@ -193,6 +195,7 @@ _FORMS: dict[PhiCategory, tuple[Callable[[_Draw], str], ...]] = {
         lambda d: f"Routing number \u27e6{d.digits(9)}\u27e7",
         lambda d: f"bank account is \u27e6{d.digits(9)}\u27e7",
         lambda d: f"Invoice no. \u27e6{d.digits(7)}\u27e7 is open.",
+        lambda d: f"her loan \u27e6{d.digits(9)}\u27e7 is overdue",
     ),
     "licence": (
         lambda d: f"Driver's license \u27e6{d.letters(1)}{d.digits(7)}\u27e7.",
@@ -231,6 +234,7 @@ _FORMS: dict[PhiCategory, tuple[Callable[[_Draw], str], ...]] = {
         lambda d: f"posted on \u27e6{d.letters(8).lower()}.com\u27e7 last year",
         lambda d: f"HTTP://\u27e6{d.letters(6)}.EXAMPLE.COM/{d.digits(3)}\u27e7",
         lambda d: f"link: \u27e6{d.letters(4).lower()}.ly/{d.letters(6).lower()}\u27e7",
+        lambda d: f"type \u27e6example dot com slash {d.letters(6).lower()}\u27e7",
     ),
     "ip": (
         lambda d: f"Logged in from \u27e6203.0.113.{d.below(255)}\u27e7.",
@@ -268,6 +272,7 @@ _FORMS: dict[PhiCategory, tuple[Callable[[_Draw], str], ...]] = {
         lambda d: f"Encounter # \u27e6{d.digits(10)}\u27e7",
         lambda d: f"barcode reads \u27e6{d.digits(12)}\u27e7",
         lambda d: f"username: \u27e6{d.letters(7).lower()}{d.digits(2)}\u27e7",
+        lambda d: f"known in the trial as \u27e6{d.letters(2)}{d.digits(4)}\u27e7",
     ),
 }
 

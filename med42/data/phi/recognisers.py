@@ -24,12 +24,14 @@ EXTENSION = r"(?:,? {0,2}(?:x|ext\.?|extension) {0,2}\d{1,6})?"
 PHONE = rf"(?P<it>(?:\+?\d{{1,3}}[-. ]?)?{LOCAL}{EXTENSION})(?!\w)"
 
 MONTH = (
-    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec"
-    r"(?:ember)?)"
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?"
+    r"|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)"
 )
 # In the cased text, where "may" and "march" are words: "may 10 times" is no date.
-CASED_MONTH = (r"(?:January|February|March|April|May|June|July|August|September|October|November|December|Jan|Feb|Mar|Apr|Jun|Jul|Aug"
-r"|Sept?|Oct|Nov|Dec)")
+CASED_MONTH = (
+    r"(?:January|February|March|April|May|June|July|August|September|October|November|December"
+    r"|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)"
+)
 YEAR = r"(?:19|20)\d\d"
 DAY = r"(?:0?[1-9]|[12]\d|3[01])(?:st|nd|rd|th)?"
 IMAGE = r"(?:jpe?g|png|gif|bmp|tiff?|heic|webp|dcm)"
@@ -157,7 +159,7 @@ CONTACTS = (
         rf"|{NUMBER}){{0,2}}|facsimile{NUMBER}?", ("fax", "faxed", "telefax", "telefaxed", "facsimile"), 7, PHONE),
     _form("fax", 0.85, "fax number", rf"(?<![\w-])(?P<it>(?:\+?\d{{1,3}}[-. ]?)?{LOCAL}) {{0,2}}\(?(?:(?:fax|facsimile)\b|f\))",
         needs=("fax", "facsimile", "(f)"), check=digits(7)),
-    _form("email", 0.9, "e-mail address", r"(?<![\w.+%-])[\w.+%'-]++@[\w-]++(?:\.[\w-]++)++", None, ("@",), _mailbox),
+    _form("email", 0.9, "e-mail address", r"(?<![\w.+%-])[\w.+%'-]++ ?@ ?[\w-]++(?:\.[\w-]++)++", None, ("@",), _mailbox),
     _form("email", 0.75, "spelled e-mail address", r"(?<![\w.+-])[\w.+-]++ ?(?:[\[({] ?at ?[\])}]| at ) ?[\w-]++(?: ?(?:[\["
         r"({] ?dot ?[\])}]| dot |\.) ?[\w-]{2,63}){0,3} ?(?:[\[({] ?dot ?[\])}]| dot ) ?(?:com|org|net|edu|gov|uk|ca|de|io)\b", None,
         ("dot",)),
@@ -166,6 +168,10 @@ CONTACTS = (
     _form("url", 0.7, "web address without a scheme", r"(?<![\w@.+-])(?:[a-z\d][a-z\d-]{0,62}+\.){1,5}(?:com|org|net|edu|gov|mil|info|io"
         r"|co\.uk|nhs\.uk|int)(?![\w-]|\.\w)(?:/(?:[^\s<>\"]{0,500}[^\s<>\".,;:!?)\]}'*])?)?", None, (".com", ".org", ".net", ".edu",
         ".gov", ".mil", ".info", ".io", ".co.uk", ".nhs.uk", ".int")),
+    # Shortened addresses; with any ending, "patients.We/they" and "1995.HIV/STD" would be some.
+    _form("url", 0.7, "short web address", r"(?<![\w@./+-])[a-z\d][a-z\d-]{0,62}+\.(?:ly|gl|be|me|co|us|gd|page"
+        r"|link)/[a-z\d][\w-]{2,60}", None,
+        (".ly/", ".gl/", ".be/", ".me/", ".co/", ".us/", ".gd/", ".page/", ".link/")),
     _form("ip", 0.8, "IPv4 address", r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)", re.compile(r"\.\d{1,3}\.\d{1,3}\."),
         check=_internet_address),
     _form("ip", 0.85, "IPv6 address", r"(?<![\w:.])(?:[\da-f]{1,4}:){7}[\da-f]{1,4}(?![\w:])|(?<![\w:.])(?:[\da-f]{1,4}:){1,7}"
@@ -223,9 +229,10 @@ BODY = (
 PRINTS = r"(?:finger ?prints?|thumb ?prints?|palm ?prints?|iris scan|retinal? scan|voice ?print|face scan)"
 PICTURE = r"(?<!\[)(?:photo(?:graph)?s?|selfie|portrait|head ?shot|mug ?shot)"
 THERE = r"(?: is| are| was| were)? (?:attached|enclosed|on file|enrolled|captured|uploaded|included)\b"
-BODIES = ("fingerprint", "finger", "thumbprint", "thumb", "palmprint", "palm", "footprint", "foot", "hand", "iris", "retina", "retinal",
-"voiceprint", "voice",
-          "faceprint", "face", "facial", "biometric", "dna", "gait")
+BODIES = listed("""
+fingerprint finger thumbprint thumb palmprint palm footprint foot hand iris retina retinal voiceprint voice faceprint face facial biometric
+dna gait
+""")
 OTHER = (
     _label("biometric", 0.75, "biometric record", rf"{BODY}(?: (?:scan|template|hash|record|profile|recognition|signature|sample|image"
         rf"|data|enrol?ment|recording|file|sequence)){{0,2}}{NUMBER}{{1,2}}|{BODY} (?:template|hash|enrol?ment|scan|signature|recognition"
