@@ -154,7 +154,7 @@ def tokenise_label_pack(folder: Path) -> list[Measurement]:
                     "k tokens/s/core", ratios["tiktoken"] >= 8.0),
         Measurement("tokenise + label + pack, by tokenizers", rates["tokenizers"], rates["trl"], ratios["tokenizers"], None,
                     "k tokens/s/core", None),
-        Measurement("  once before: loading, and proof on 1,000 conversations", once, None, None, None, "s", None),
+        Measurement("once before: loading, and proof on 1,000 conversations", once, None, None, None, "s", None),
     ]
 
 
@@ -248,10 +248,10 @@ def fill() -> list[Measurement]:
         ours, theirs = bound / len(plan_chunks(lengths, CHUNK)), bound / chunks_by_trl(lengths)
         online = OnlineBestFit(CHUNK)
         closed = sum(online.add(place, length) is not None for place, length in enumerate(lengths.tolist()))
-        title = f"fill, {name}" + ("" if fit else " (of what can be)")
-        found.append(Measurement(title, 100 * ours, 100 * theirs, ours / theirs, 99.9 if fit else None, "% of the bound",
+        title = name + ("" if fit else " (of what can be)")
+        found.append(Measurement(f"fill, {title}", 100 * ours, 100 * theirs, ours / theirs, 99.9 if fit else None, "% of the bound",
                                  ours >= 0.999 if fit else None))
-        found.append(Measurement("  in one pass", 100 * bound / (closed + len(online.rest())), None, None, None, "% of the bound", None))
+        found.append(Measurement(f"fill in one pass, {title}", 100 * bound / (closed + len(online.rest())), None, None, None, "% of the bound", None))
     return found
 
 
@@ -313,10 +313,10 @@ def main() -> None:
                 folder = Path(scratch) / name
                 folder.mkdir()
                 found += part(folder)
+    print(machine(), file=sys.stderr if asked.json else sys.stdout)
     if asked.json:
         print("\n".join(json.dumps(asdict(one)) for one in found))
     else:
-        print(machine())
         print(table(found))
 
 
