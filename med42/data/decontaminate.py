@@ -8,9 +8,10 @@ A training row leaks in one of three ways, told by how much of the benchmark's q
 
 A question of fewer words than a run has to stand whole. One of at least 8 words (`mix.overlap_question`) leaks by itself; a
 shorter one with lettered options ("Which of the following is true?") leaks where its right answer stands in the row too, or
-where it is a turn by itself. Words that stand in 10 benchmark rows or more (`mix.overlap_common`), such as the 16 of "Which of
-the following is the most appropriate next step in the management of this patient?", tell nothing of any one of them: as a run
-they do not count, and as a question they need the right answer, however long they are.
+where it is a turn by itself; one of fewer than 5 words only as a turn, or with an answer that makes up for what it lacks.
+Words that stand in 10 benchmark rows or more (`mix.overlap_common`), such as the 16 of "Which of the following is the most
+appropriate next step in the management of this patient?", tell nothing of any one of them: as a run they do not count, and as
+a question they need the right answer, however long they are.
 
 Words are runs of letters and digits after Unicode's compatibility decomposition (NFKD), without accents and case. So case,
 punctuation, line breaks, ligatures, full-width letters, soft hyphens and no-break spaces hide nothing. Text without spaces
@@ -34,9 +35,10 @@ import numpy
 
 from med42.recipe.schema import Mix
 
-# A shorter question ("Is it safe?") stands in many innocent texts; it leaks only as a turn.
+# A shorter question ("Is it safe?") stands in many innocent texts; it leaks as a turn, or with an answer that makes up for it.
 FEWEST_WORDS = 5
 
+STEMS = (2, 4, 8)  # so many of a question's first words are looked for at every place, and the rest where these stand
 UNKNOWN, END = 0, 1  # numbers of a word that no benchmark holds, and of the end of a turn or text
 BATCH = 400_000  # characters looked at at once: some 65,000 words, whose hashes (8 bytes, five sizes) stay near the core
 BASE = 0x9E3779B97F4A7C15  # odd, so that no power of it is 0 modulo 2**64
@@ -97,12 +99,24 @@ def words(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Item:
-    """What a benchmark row needs beside its words: `answer` is the right one's text, None where options carry no letters."""
+    """What a benchmark row needs beside its question's words.
+
+    Attributes:
+        benchmark: its name.
+        id: of the row.
+        lettered: its options carry letters.
+        answer: the words of the right one.
+        signs: the right one as it is written, if it has no words ("+").
+        start: of its question among the index's words.
+        length: of its question, in words.
+    """
 
     benchmark: str
     id: str
-    answer: str | None
-    start: int  # of its question among the index's words
+    lettered: bool
+    answer: tuple[bytes, ...]
+    signs: str
+    start: int
     length: int
 
 
@@ -122,16 +136,19 @@ class Overlap:
     def __init__(self, items: Iterable[dict[str, Any]], mix: Mix) -> None:
         self.run, self.enough, self.common = mix.overlap_tokens, mix.overlap_question, mix.overlap_common
         self._vocabulary: dict[bytes, int] = {b"\x00": END}
+        self._spelling: list[bytes] = []
         self._items: list[_Item] = []
         numbers: list[int] = []
         owners: list[int] = []
         # In order of ids: which item a hit names does not depend on the order in which they come.
         for item in sorted(items, key=lambda item: (item["benchmark"], item["id"])):
-            answer = item["options"][item["right"]] if item["lettered"] else None
+            right = item["options"][item["right"]].strip()
+            answer = tuple(spaced(right).split())
             for place, text in enumerate((item["question"], item["context"] or "")):
                 found = [self._vocabulary.setdefault(word, len(self._vocabulary) + 1) for word in spaced(text).split()]
                 if place == 0:
-                    self._items.append(_Item(item["benchmark"], item["id"], answer, len(numbers), len(found)))
+                    self._items.append(_Item(item["benchmark"], item["id"], item["lettered"], answer, "" if answer else right,
+                                             len(numbers), len(found)))
                 numbers += [*found, END]
                 owners += [len(self._items) - 1] * (len(found) + 1)
         self._words, self._owners = numpy.array(numbers, dtype=numpy.int32), numpy.array(owners, dtype=numpy.int32)
@@ -140,8 +157,9 @@ class Overlap:
         self._prepare()
 
     def __getstate__(self) -> dict[str, Any]:
-        prepared = ("_random", "_questions_by_size", "_tables")
-        return {name: value for name, value in self.__dict__.items() if name not in prepared} | {"_vocabulary": b" ".join(self._vocabulary)}
+        prepared = ("_random", "_question_words", "_by_size", "_by_hash", "_tables")
+        kept = {name: value for name, value in self.__dict__.items() if name not in prepared}
+        return kept | {"_vocabulary": b" ".join(self._vocabulary), "_spelling": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -186,9 +204,11 @@ class Overlap:
         longest = max((question.length for question in self._questions), default=0)
         hashes = _Hashes(_padded(self._words, longest), self._random)
         holders: list[set[int]] = [set() for _ in self._questions]
+        spelled = self._spelled(0, len(self._words))
         for place, size, value in self._question_places(hashes, len(self._words), numpy.zeros(0, dtype=numpy.int64)):
-            for number in self._same_question(self._words, place, size, value):
-                holders[number].add(int(self._owners[place]))
+            for number in self._by_hash[size][value]:
+                if spelled[place : place + size] == self._question_words[number]:
+                    holders[number].add(int(self._owners[place]))
         self._questions = [
             _Question(question.start, question.length, question.items, len(held) >= self.common)
             for question, held in zip(self._questions, holders, strict=True)
@@ -199,22 +219,25 @@ class Overlap:
         self._random = _random(len(self._vocabulary) + 2)
         longest = max((question.length for question in self._questions), default=0)
         hashes = _Hashes(_padded(self._words, max(longest, 8)), self._random)
-        by_size: dict[int, list[int]] = {}
+        self._question_words = [self._spelled(question.start, question.length) for question in self._questions]
+        self._by_hash: dict[int, dict[int, list[int]]] = {}
+        begin: dict[int, list[int]] = {size: [] for size in STEMS}
         for number, question in enumerate(self._questions):
-            by_size.setdefault(question.length, []).append(number)
-        self._questions_by_size: dict[int, tuple[numpy.ndarray, list[int]]] = {}
-        starts: dict[int, list[int]] = {4: [], 8: []}
-        for size, numbers in sorted(by_size.items()):
-            places = numpy.array([self._questions[number].start for number in numbers])
-            values = hashes.at(places, size)
-            order = numpy.argsort(values, kind="stable")
-            self._questions_by_size[size] = (values[order], [numbers[place] for place in order])
-            if size >= FEWEST_WORDS:
-                starts[_stem(size)] += places.tolist()
+            (value,) = hashes.at(numpy.array([question.start]), question.length).tolist()
+            self._by_hash.setdefault(question.length, {}).setdefault(value, []).append(number)
+            if question.length > 1:
+                begin[_stem(question.length)].append(question.start)
+        self._by_size = {size: numpy.array(sorted(values), dtype=numpy.uint64) for size, values in sorted(self._by_hash.items())}
         self._tables = {"run": _Table(self._run_hashes)}
-        for size, begin in starts.items():
-            if begin:
-                self._tables[f"stem {size}"] = _Table(numpy.unique(hashes.at(numpy.array(begin), size)))
+        for size, places in begin.items():
+            if places:
+                self._tables[f"stem {size}"] = _Table(numpy.unique(hashes.at(numpy.array(places), size)))
+
+    def _spelled(self, start: int, length: int) -> list[bytes]:
+        """Words of the index as they are written."""
+        if not self._spelling:
+            self._spelling = list(self._vocabulary)
+        return [self._spelling[number - 1] for number in self._words[start : start + length].tolist()]
 
     # --- searching ---
 
@@ -223,7 +246,7 @@ class Overlap:
         if not texts:
             return [None] * len(rows)
         split = b" \x00 ".join([*texts, b""]).split()
-        longest = max([self.run, 8, *self._questions_by_size])
+        longest = max([self.run, 8, *self._by_size])
         numbers = numpy.zeros(len(split) + longest, dtype=numpy.int64)
         numbers[: len(split)] = numpy.fromiter(map(self._vocabulary.get, split, itertools.repeat(UNKNOWN)), numpy.int64, len(split))
         ends = numpy.flatnonzero(numbers == END)
@@ -237,74 +260,80 @@ class Overlap:
         found: list[Hit | None] = [None] * len(rows)
         row_of_turn = numpy.repeat(numpy.arange(len(rows)), [len(row) for row in rows])
         turns = numpy.searchsorted(ends, [place for place, *_ in candidates])
+        here = _Row(-1, rows[0], split, starts, ends, 0, 0)
         # The first place first; at the same place the most words first, a run before a question of as many.
         for place, less, number, value in sorted((place, -size, number, value) for number, (place, size, value) in enumerate(candidates)):
             turn = int(turns[number])
             row = int(row_of_turn[turn])
             if found[row] is not None:
                 continue
-            here = _Place(numbers, split, place, int(starts[turn]), int(ends[turn]), rows[row], turn - int(row_of_turn.searchsorted(row)))
-            found[row] = self._run_hit(here, value) if number < runs_end else self._question_hit(here, -less, value)
+            if row != here.number:
+                first = int(row_of_turn.searchsorted(row))
+                here = _Row(row, rows[row], split, starts, ends, first, first + len(rows[row]))
+            is_run = number < runs_end
+            found[row] = self._run_hit(here, turn, place, value) if is_run else self._question_hit(here, turn, place, -less, value)
         return found
 
     def _question_places(self, hashes: _Hashes, count: int, starts: numpy.ndarray) -> list[tuple[int, int, int]]:
-        """Places (with size and hash) whose hash is that of a question; of the shortest ones at the starts of turns alone."""
+        """Places (with size and hash) whose hash is that of a question; of those of one word at the starts of turns alone."""
         found: list[tuple[int, int, int]] = []
-        places = {size: self._tables[name].among(hashes.everywhere(size, count)) for size in (4, 8)
+        places = {size: self._tables[name].among(hashes.everywhere(size, count)) for size in STEMS
                   if (name := f"stem {size}") in self._tables}
-        for size, (known, _) in self._questions_by_size.items():
-            where = starts if size < FEWEST_WORDS else places[_stem(size)]
+        for size, known in self._by_size.items():
+            where = starts if size == 1 else places[_stem(size)]
             values = hashes.at(where, size)
             same = numpy.flatnonzero(known[numpy.minimum(numpy.searchsorted(known, values), len(known) - 1)] == values)
             found += [(place, size, value) for place, value in zip(where[same].tolist(), values[same].tolist(), strict=True)]
         return found
 
-    def _same_question(self, numbers: numpy.ndarray, place: int, size: int, value: int) -> Iterator[int]:
-        """Questions of this hash that are these very words."""
-        known, questions = self._questions_by_size[size]
-        for at in range(int(numpy.searchsorted(known, numpy.uint64(value))), len(known)):
-            if int(known[at]) != value:
-                return
-            start = self._questions[questions[at]].start
-            if numpy.array_equal(numbers[place : place + size], self._words[start : start + size]):
-                yield questions[at]
-
-    def _run_hit(self, here: _Place, value: int) -> Hit | None:
+    def _run_hit(self, here: _Row, turn: int, place: int, value: int) -> Hit | None:
         for at in range(int(numpy.searchsorted(self._run_hashes, numpy.uint64(value))), len(self._run_hashes)):
             if int(self._run_hashes[at]) != value:
                 return None
             known = int(self._run_places[at])
-            if numpy.array_equal(here.numbers[here.place : here.place + self.run], self._words[known : known + self.run]):
+            if here.split[place : place + self.run] == self._spelled(known, self.run):
                 item = self._items[self._owners[known]]
-                return Hit(item.benchmark, item.id, self._way(here, item, known), here.shared(self._words, known))
+                return Hit(item.benchmark, item.id, self._way(here, turn, place, item, known), self._shared(here, turn, place, known))
         return None
 
-    def _way(self, here: _Place, item: _Item, known: int) -> str:
+    def _way(self, here: _Row, turn: int, place: int, item: _Item, known: int) -> str:
         """How much of the question stands around a run of it."""
-        first = here.place - (known - item.start)
-        whole = item.start <= known < item.start + item.length and first >= here.start and numpy.array_equal(
-            here.numbers[first : first + item.length], self._words[item.start : item.start + item.length])
-        if not whole:
+        first = place - (known - item.start)
+        if not item.start <= known < item.start + item.length or first < here.starts[turn]:
             return "run"
-        return "turn" if first == here.start and (here.is_turn(item.length) or here.is_before_options(item.length)) else "question"
+        if here.split[first : first + item.length] != self._spelled(item.start, item.length):
+            return "run"
+        begins = first == here.starts[turn]
+        return "turn" if begins and (here.is_turn(turn, item.length) or here.is_before_options(turn, item.length)) else "question"
 
-    def _question_hit(self, here: _Place, size: int, value: int) -> Hit | None:
-        for number in self._same_question(here.numbers, here.place, size, value):
+    def _shared(self, here: _Row, turn: int, place: int, known: int) -> str:
+        """The words around a run that go on alike in both texts."""
+        first, last, ahead = place, place + self.run, known - place
+        while first > here.starts[turn] and first + ahead > 0 and self._spelled(first + ahead - 1, 1) == [here.split[first - 1]]:
+            first -= 1
+        while last < here.ends[turn] and self._spelled(last + ahead, 1) == [here.split[last]]:
+            last += 1
+        return here.words(first, last)
+
+    def _question_hit(self, here: _Row, turn: int, place: int, size: int, value: int) -> Hit | None:
+        begins = bool(place == here.starts[turn])
+        for number in self._by_hash[size][value]:
             question = self._questions[number]
-            begins = here.place == here.start
-            before_options = begins and here.is_before_options(size)
+            if (not begins and number in here.refused) or here.split[place : place + size] != self._question_words[number]:
+                continue
+            before_options = begins and here.is_before_options(turn, size)
+            whole = before_options or size >= FEWEST_WORDS
             for item in (self._items[place] for place in question.items):
-                if begins and here.is_turn(size):
+                if begins and here.is_turn(turn, size):
                     way = "turn"
-                elif size < FEWEST_WORDS and not before_options:
-                    continue
-                elif (not question.common and (item.answer is None or size >= self.enough)) or (
-                    item.answer is not None and here.holds(item.answer)
+                elif (not question.common and whole and (size >= self.enough or not item.lettered)) or (
+                    item.lettered and (whole or size + len(item.answer) >= FEWEST_WORDS > size > 1) and here.holds(item)
                 ):
                     way = "turn" if before_options else "question"
                 else:
                     continue
-                return Hit(item.benchmark, item.id, way, " ".join(word.decode() for word in here.split[here.place : here.place + size]))
+                return Hit(item.benchmark, item.id, way, here.words(place, place + size))
+            here.refused.add(number)  # what is refused here is refused wherever it stands within a turn of this row
         return None
 
 
@@ -313,46 +342,35 @@ def overlap_with(items: Iterable[dict[str, Any]], mix: Mix) -> Overlap:
     return Overlap(items, mix)
 
 
-@dataclass
-class _Place:
-    """A place in a batch of rows: its words' numbers, the words, where its turn starts and ends, its row's texts."""
+class _Row:
+    """A row in a batch: its texts, the batch's words, where its turns start and end among them."""
 
-    numbers: numpy.ndarray
-    split: list[bytes]
-    place: int
-    start: int
-    end: int
-    texts: Sequence[str]
-    turn: int
+    def __init__(self, number: int, texts: Sequence[str], split: list[bytes], starts: numpy.ndarray, ends: numpy.ndarray,
+                 first: int, last: int) -> None:
+        self.number, self.texts, self.split, self.starts, self.ends, self.first, self.last = number, texts, split, starts, ends, first, last
+        self.refused: set[int] = set()
+        self._joined = b""
 
-    def is_turn(self, size: int) -> bool:
-        """The turn has so many words."""
-        return self.end - self.start == size
+    def words(self, first: int, last: int) -> str:
+        """Words of the batch."""
+        return b" ".join(self.split[first:last]).decode()
 
-    def is_before_options(self, size: int) -> bool:
-        """So many words of the turn are followed by listed options."""
-        text = self.texts[self.turn]
+    def is_turn(self, turn: int, size: int) -> bool:
+        """A turn has so many words."""
+        return bool(self.ends[turn] - self.starts[turn] == size)
+
+    def is_before_options(self, turn: int, size: int) -> bool:
+        """So many words of a turn are followed by listed options."""
+        text = self.texts[turn - self.first]
         return any(len(spaced(text[: found.start()]).split()) == size for found in OPTION.finditer(text))
 
-    def holds(self, answer: str) -> bool:
-        """The row holds the answer's words, or its signs where it has no words ("+")."""
-        wanted = spaced(answer).split()
-        if not wanted:
-            return bool(answer.strip()) and any(answer.strip() in text for text in self.texts)
-        joined = b" %b " % b" ".join(wanted)
-        return any(joined in b" %b " % b" ".join(spaced(text).split()) for text in self.texts)
-
-    def shared(self, words: numpy.ndarray, known: int) -> str:
-        """The words around a place that go on alike in a benchmark text."""
-        first = last = 0
-        while self.place - first > self.start and known > first and self._same(words, known, -first - 1):
-            first += 1
-        while self.place + last < self.end and self._same(words, known, last):
-            last += 1
-        return " ".join(word.decode() for word in self.split[self.place - first : self.place + last])
-
-    def _same(self, words: numpy.ndarray, known: int, step: int) -> bool:
-        return bool(self.numbers[self.place + step] == words[known + step] != END)
+    def holds(self, item: _Item) -> bool:
+        """The row holds the right answer: its words, or its signs."""
+        if not item.answer:
+            return bool(item.signs) and any(item.signs in text for text in self.texts)
+        if not self._joined:
+            self._joined = b" %b " % b" ".join(self.split[self.starts[self.first] : self.ends[self.last - 1]])
+        return b" %b " % b" ".join(item.answer) in self._joined
 
 
 # --- hashes ---------------------------------------------------------------------------------------
@@ -425,7 +443,7 @@ def _pieces(size: int) -> list[int]:
 
 def _stem(size: int) -> int:
     """How many of a question's first words are looked for at every place."""
-    return 8 if size >= 8 else 4
+    return max(stem for stem in STEMS if stem <= size)
 
 
 def _padded(numbers: numpy.ndarray, size: int) -> numpy.ndarray:

@@ -183,13 +183,21 @@ def test_an_unlettered_question_is_judged_alone():
     assert way(item("Does Dafin heal a fever?"), "I ask you: does Dafin heal a cough, or not?") is None
 
 
-def test_a_very_short_question_is_found_only_as_a_turn():
+def test_a_very_short_question_is_found_as_a_turn():
     assert len(words("Is Dafin safe?")) < FEWEST_WORDS
     assert way(item("Is Dafin safe?"), "hello", "is dafin SAFE") == "turn"
     assert way(item("Is Dafin safe?"), "Is Dafin safe?\nA) yes\nB) no") == "turn"
     assert way(item("Is Dafin safe?"), "Is Dafin safe? I would like to know.") is None
     assert way(item("Is Dafin safe?", options=LETTERED), "Is Dafin safe?\nA) yes\nB) no") is None
     assert way(item("Is Dafin safe?", options=LETTERED), "Is Dafin safe?\nA) yes\nB) 5 units") == "turn"
+
+
+def test_a_very_short_question_and_its_answer_need_five_words_together():
+    assert way(item("Is Dafin safe?", options=LETTERED), "Well. Is Dafin safe? No, at 5 units.") == "question"
+    assert way(item("Is Dafin safe?", options=LETTERED), "Well. Is Dafin safe? No, at 6 units.") is None
+    assert way(item("Dafin treats", options=LETTERED), "Well. Dafin treats. No, at 5 units.") is None
+    assert way(item("Dafin treats", options=("mild renal failure",)), "Well. Dafin treats mild renal failure.") == "question"
+    assert way(item("Dafin", options=("mild renal failure of old",)), "Well. Dafin treats mild renal failure of old.") is None
 
 
 # --- as a plain search finds ----------------------------------------------------------------------
@@ -217,7 +225,7 @@ class Plain:
             if question and not runs & self.runs.keys():
                 self.questions.setdefault(question, []).append(number)
         self.common = {
-            question for question in self.questions if len(question) >= FEWEST_WORDS
+            question for question in self.questions if len(question) > 1
             and sum(any(contains(text, question) for text in texts) for texts in self.texts) >= mix.overlap_common
         }
         self.sizes = sorted({len(question) for question in self.questions}, reverse=True)
@@ -250,10 +258,11 @@ class Plain:
         if text == question:
             return "turn"
         listed = start == 0 and before_options(turn, question)
-        if len(question) < FEWEST_WORDS and not listed:
-            return None
-        answered = one["lettered"] and any(contains(words(text), words(one["options"][one["right"]])) for text in row)
-        alone = question not in self.common and (not one["lettered"] or len(question) >= self.mix.overlap_question)
+        answer = words(one["options"][one["right"]])
+        answered = one["lettered"] and any(contains(words(text), answer) for text in row) and (
+            listed or len(question) >= FEWEST_WORDS or (len(question) + len(answer) >= FEWEST_WORDS and len(question) > 1))
+        alone = (listed or len(question) >= FEWEST_WORDS) and (not one["lettered"] or len(question) >= self.mix.overlap_question)
+        alone = alone and question not in self.common
         return ("turn" if listed else "question") if alone or answered else None
 
 
@@ -376,8 +385,8 @@ def test_every_planted_leak_is_found_among_real_rows(pubmedqa, real, how):
     overlap, draw = overlap_with(items, Mix()), random.Random(1)
     leaked = [planted(known, draw.choice(rows), draw)[how] for known in items]
     missed = [known["question"] for known, hit in zip(items, overlap.search(leaked), strict=True) if hit is None or hit.item != known["id"]]
-    # A question of fewer words is found as a turn alone.
-    assert [question for question in missed if len(words(question)) >= FEWEST_WORDS or how not in ("embedded", "in one line")] == []
+    # One real question has three words, and no lettered answer: it is found as a turn, or by its abstract.
+    assert missed == (["Is halofantrine ototoxic?"] if how in ("embedded", "in one line") else [])
 
 
 def test_a_planted_abstract_is_found_without_its_question(pubmedqa, real):
