@@ -1,27 +1,22 @@
-"""Near duplicates: rows that are nearly the same, found without comparing every row with every other.
+"""Near duplicates: rows that ask nearly the same and answer nearly the same, found without comparing every row with every other.
 
-A row is a set: its runs of 5 words, without case, accents and punctuation; and the pairs of words of its question (the turn
-before the last), counted so often that they weigh as much as the runs. Two rows are as similar as the share of both sets that
-they have in common (Jaccard). The question's weight keeps apart rows that ask about two diseases and get the same sentences
-("What are the symptoms of X?"), which teach two facts. Rows of MedQuAD (16,359) found near to another:
+A row is two sets of pairs of neighbouring words, without case, accents and punctuation: of its answer (the last turn), and of
+all that stands before it. Two sets are as similar as the share of pairs they have in common (Jaccard), and two rows are near
+where both of their sets are so similar. So the same sentences said of two diseases stay two facts, and a dialogue that is to be
+summarised and filed stays two tasks.
 
-    similarity            0.7     0.8     0.9
-    with the question     288      55       4
-    runs alone          1,404     814     275   (most of them one answer to questions about different diseases)
-
-A row's signature is a sketch of its set: 128 numbers, of which two rows have about the same share in common, with a standard
+A row's signature is a sketch of each set: 128 numbers, of which two sets have about the same share in common, with a standard
 error of at most sqrt(s (1 - s) / 128) = 0.035 at a similarity s of 0.8.
 
 Why no library: over pairs of rows with 5% of their words changed, the error of the estimated similarity is 0.028 here, 0.028 with
-rensa 0.5 (0.23 with its faster "rho" sketch) and 0.035 with datasketch 2.0. One core makes 36,000 signatures a second of rows of
-210 words, 4,000 with datasketch; the same sets through rensa, whose part is a fifth of the work, come to 50,000. Of the whole
-look at a row that saves a tenth, for a compiled dependency with whose next version the mix might be another.
+rensa 0.5 (0.23 with its faster "rho" sketch) and 0.035 with datasketch 2.0 (sets of runs of 5 words). One core made 36,000 such
+sketches a second, 4,000 with datasketch and 50,000 with rensa, in which the sketch itself is a fifth of the work: of the whole look
+at a row rensa would save a tenth, for a compiled dependency with whose next version the mix might be another.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,13 +26,13 @@ import numpy
 from med42.data.decontaminate import batches, spaced
 from med42.recipe.schema import Dedup
 
-RUN = 5  # words
-NUMBERS = 128  # of a signature
+NUMBERS = 128  # of a sketch
+WIDTH = 2 * NUMBERS  # of a signature: numbers of the question and of the answer, in turn, so that a band holds both
 BATCH = 400_000  # characters whose runs are hashed at once
-BLOCK = 8_192  # signatures in memory at once: 2 MiB
+BLOCK = 8_192  # signatures in memory at once: 4 MiB
 LEADERS = 32  # rows of a bucket that the others are compared with, before what is left of it is let be
 BASE = numpy.uint64(0x9E3779B97F4A7C15)
-NOTHING = 0xFFFF  # all numbers of a row of fewer words than a run: exact digests alone tell of it
+NOTHING = 0xFFFF  # all numbers of the sketch of an empty set; exact digests alone tell of a row that has one
 
 
 def signatures(rows: Sequence[Sequence[str]]) -> numpy.ndarray:
@@ -45,16 +40,17 @@ def signatures(rows: Sequence[Sequence[str]]) -> numpy.ndarray:
 
     "Fast similarity sketching" (Dahlgaard, Knudsen and Thorup 2017, arXiv 1704.04370): in one round each element falls in one
     of the 128 bins with a random value, and a bin keeps its least. Bins still empty are filled by further rounds, of which a
-    row of 300 words needs three; MinHash takes 128 whatever the length.
+    set of 300 pairs needs three; MinHash takes 128 whatever the length.
 
     Args:
         rows: the texts of each row's turns; of a turn, the first 400,000 characters count.
 
     Returns:
-        uint16 [rows, 128].
+        uint16 [rows, 256].
     """
-    made = [_sketches(*_elements(batch), len(batch)) for batch in batches(rows, BATCH)]
-    return numpy.concatenate(made) if made else numpy.zeros((0, NUMBERS), dtype=numpy.uint16)
+    made = [_sketches(*_pairs(batch), 2 * len(batch)) for batch in batches(rows, BATCH)]
+    sketches = numpy.concatenate(made) if made else numpy.zeros((0, NUMBERS), dtype=numpy.uint16)
+    return sketches.reshape(-1, 2, NUMBERS).transpose(0, 2, 1).reshape(-1, WIDTH)
 
 
 def duplicates_of(path: Path, rows: numpy.ndarray, keys: numpy.ndarray, sizes: numpy.ndarray, settings: Dedup) -> numpy.ndarray:
@@ -66,7 +62,7 @@ def duplicates_of(path: Path, rows: numpy.ndarray, keys: numpy.ndarray, sizes: n
     square. What comes out depends on the rows and their keys, not on the order in which they are given.
 
     Args:
-        path: the file of all signatures, uint16 [rows of the file, 128].
+        path: the file of all signatures, uint16 [rows of the file, 256].
         rows: the rows to compare, int64, ascending.
         keys: the order of rows, by row of the file, uint64, all different.
         sizes: lengths of the rows, by row of the file.
@@ -98,8 +94,8 @@ def duplicates_of(path: Path, rows: numpy.ndarray, keys: numpy.ndarray, sizes: n
 
 def _bands(similarity: float) -> list[slice]:
     """As few numbers of a signature as can stand for it: pieces as wide as leave 99% of the pairs of this similarity one in common."""
-    width = max(width for width in range(1, NUMBERS + 1) if 1 - (1 - similarity**width) ** (NUMBERS // width) >= 0.99)
-    return [slice(start, start + width) for start in range(0, NUMBERS - width + 1, width)]
+    width = max(width for width in range(1, WIDTH + 1) if 1 - (1 - similarity**width) ** (WIDTH // width) >= 0.99)
+    return [slice(start, start + width) for start in range(0, WIDTH - width + 1, width)]
 
 
 class _Signatures:
@@ -116,34 +112,36 @@ class _Signatures:
         self._file.close()
 
     def hashes(self, rank: numpy.ndarray, band: slice) -> numpy.ndarray:
-        """Hashes of a band, uint32 by rank; 0 for rows without a run of words."""
+        """Hashes of a band, uint32 by rank; 0 for rows with an empty set."""
         found = numpy.zeros(len(self.rows), dtype=numpy.uint32)
         for start in range(0, len(self.rows), BLOCK):
             rows = self.rows[start : start + BLOCK]
             first, last = int(rows[0]), int(rows[-1])
-            self._file.seek(2 * NUMBERS * first)
-            table = numpy.fromfile(self._file, numpy.uint16, NUMBERS * (last + 1 - first)).reshape(-1, NUMBERS)[rows - first]
+            self._file.seek(2 * WIDTH * first)
+            table = numpy.fromfile(self._file, numpy.uint16, WIDTH * (last + 1 - first)).reshape(-1, WIDTH)[rows - first]
             value = numpy.zeros(len(rows), dtype=numpy.uint64)
             for number in range(band.start, band.stop):
                 value = value * BASE + table[:, number]
             value = (_mixed(value) >> numpy.uint64(32)) | numpy.uint64(1)
-            found[rank[start : start + BLOCK]] = numpy.where((table == NOTHING).all(axis=1), 0, value)
+            empty = (table.reshape(-1, NUMBERS, 2) == NOTHING).all(axis=1).any(axis=1)
+            found[rank[start : start + BLOCK]] = numpy.where(empty, 0, value)
         return found
 
     def similar(self, first: numpy.ndarray, second: numpy.ndarray, similarity: float) -> numpy.ndarray:
-        """Whether pairs of rows, given by rank, have so large a share of their numbers in common."""
+        """Whether pairs of rows, given by rank, have so large a share of the numbers of both sketches in common."""
         near = numpy.zeros(len(first), dtype=bool)
         for start in range(0, len(first), BLOCK):
             here = slice(start, start + BLOCK)
             ranks, places = numpy.unique(numpy.concatenate([first[here], second[here]]), return_inverse=True)
             table = self._read(self.rows[self.ordered[ranks]])
             one, other = numpy.split(places, 2)
-            near[here] = (table[one] == table[other]).sum(axis=1) >= similarity * NUMBERS
+            same = (table[one] == table[other]).reshape(-1, NUMBERS, 2).sum(axis=1)
+            near[here] = (same >= similarity * NUMBERS).all(axis=1)
         return near
 
     def _read(self, rows: numpy.ndarray) -> numpy.ndarray:
-        size, handle = 2 * NUMBERS, self._file.fileno()
-        return numpy.frombuffer(b"".join([os.pread(handle, size, size * row) for row in rows.tolist()]), numpy.uint16).reshape(-1, NUMBERS)
+        size, handle = 2 * WIDTH, self._file.fileno()
+        return numpy.frombuffer(b"".join([os.pread(handle, size, size * row) for row in rows.tolist()]), numpy.uint16).reshape(-1, WIDTH)
 
 
 def _link(
@@ -174,31 +172,21 @@ def _crowded(bucket: numpy.ndarray) -> numpy.ndarray:
     return numpy.concatenate([same, [False]]) | numpy.concatenate([[False], same]) if len(bucket) else numpy.zeros(0, dtype=bool)
 
 
-def _elements(rows: Sequence[Sequence[str]]) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Hashes of the elements of the rows' sets, and the row of each."""
+def _pairs(rows: Sequence[Sequence[str]]) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Hashes of the pairs of neighbouring words of the rows' two sets, and the set of each: 2 x row, and 1 more for answers.
+
+    The first word of a turn also stands in a pair with nothing before it, the last with nothing after it.
+    """
     hashes, turn = _words([spaced(text[:BATCH]) for row in rows for text in row])
-    row_of_turn = numpy.repeat(numpy.arange(len(rows)), [len(row) for row in rows])
-    asks = numpy.zeros(len(row_of_turn), dtype=bool)  # the turn before a row's last, if there is one
-    asks[[end - 2 for end, row in zip(itertools.accumulate(map(len, rows)), rows, strict=True) if len(row) > 1]] = True
-    row = row_of_turn[turn]
-    runs = hashes[: max(0, len(hashes) - RUN + 1)].copy()
-    for step in range(1, RUN):
-        runs *= BASE
-        runs += hashes[step : step + len(runs)]
-    inside = row[: len(runs)] == row[len(row) - len(runs) :]
-    runs, rows_of_runs = runs[inside], row[: len(runs)][inside]
-    # Pairs of a question's words that stand side by side, its first and last word also with nothing.
-    asked = numpy.flatnonzero(asks[turn])
-    follows = (asked > 0) & (turn[asked - 1] == turn[asked])
-    pairs = _mixed(numpy.where(follows, hashes[asked - 1], numpy.uint64(0))) + hashes[asked]
-    last = asked[numpy.append(~follows[1:], True)] if len(asked) else asked
-    pairs, rows_of_pairs = numpy.concatenate([pairs, _mixed(hashes[last])]), numpy.concatenate([row[asked], row[last]])
-    # Each so often that together they weigh as much as the runs.
-    often = (numpy.bincount(rows_of_runs, minlength=len(rows)) // numpy.maximum(1, numpy.bincount(rows_of_pairs, minlength=len(rows))))
-    often = numpy.maximum(1, often)[rows_of_pairs] * (numpy.bincount(rows_of_runs, minlength=len(rows)) > 0)[rows_of_pairs]
-    copy = numpy.arange(often.sum()) - numpy.repeat(numpy.cumsum(often) - often, often)
-    copies = _mixed(numpy.repeat(pairs, often)) + _mixed(copy.astype(numpy.uint64))
-    return numpy.concatenate([_mixed(runs), copies]), numpy.concatenate([rows_of_runs, numpy.repeat(rows_of_pairs, often)])
+    sizes = numpy.array([len(row) for row in rows], dtype=numpy.int64)
+    sets = numpy.repeat(2 * numpy.arange(len(rows)), sizes)
+    sets[(numpy.cumsum(sizes) - 1)[sizes > 0]] += 1
+    follows = numpy.zeros(len(hashes), dtype=bool)
+    follows[1:] = turn[1:] == turn[:-1]
+    before = numpy.where(follows, numpy.roll(hashes, 1), numpy.uint64(0))
+    last = numpy.flatnonzero(~numpy.append(follows[1:], False)) if len(hashes) else numpy.zeros(0, dtype=numpy.int64)
+    pairs = numpy.concatenate([_mixed(before) + hashes, _mixed(hashes[last])])
+    return _mixed(pairs), sets[numpy.concatenate([turn, turn[last]])]
 
 
 def _words(texts: Sequence[bytes]) -> tuple[numpy.ndarray, numpy.ndarray]:
@@ -216,18 +204,18 @@ def _words(texts: Sequence[bytes]) -> tuple[numpy.ndarray, numpy.ndarray]:
     return _mixed((sums[ends] - sums[starts]) * inverses[starts]), text
 
 
-def _sketches(elements: numpy.ndarray, rows: numpy.ndarray, count: int) -> numpy.ndarray:
+def _sketches(elements: numpy.ndarray, sets: numpy.ndarray, count: int) -> numpy.ndarray:
     least = numpy.full(count * NUMBERS, numpy.iinfo(numpy.uint64).max, dtype=numpy.uint64)
     for turn in range(2 * NUMBERS):
         if not len(elements):
             break
         values = _mixed(elements + numpy.uint64(turn * int(BASE) % 2**64))
         # 7 bits choose the bin, or in the last rounds the round does, so that none stays empty; 32 others are the value.
-        place = (values >> numpy.uint64(57)).astype(numpy.int64) if turn < NUMBERS else numpy.full(len(rows), turn - NUMBERS)
-        numpy.minimum.at(least, rows * NUMBERS + place, (values & numpy.uint64(2**32 - 1)) | numpy.uint64(turn << 32))
+        place = (values >> numpy.uint64(57)).astype(numpy.int64) if turn < NUMBERS else numpy.full(len(sets), turn - NUMBERS)
+        numpy.minimum.at(least, sets * NUMBERS + place, (values & numpy.uint64(2**32 - 1)) | numpy.uint64(turn << 32))
         empty = (least.reshape(count, NUMBERS) >> numpy.uint64(63)).any(axis=1)
-        left = numpy.asarray(empty)[rows]
-        elements, rows = elements[left], rows[left]
+        left = numpy.asarray(empty)[sets]
+        elements, sets = elements[left], sets[left]
     return (least & numpy.uint64(0xFFFF)).astype(numpy.uint16).reshape(count, NUMBERS)
 
 

@@ -1,3 +1,4 @@
+import csv
 import gzip
 import hashlib
 import itertools
@@ -11,32 +12,28 @@ import numpy
 import pytest
 
 from med42.data.decontaminate import words
-from med42.data.near_duplicates import LEADERS, NOTHING, NUMBERS, RUN, _bands, duplicates_of, signatures
+from med42.data.near_duplicates import LEADERS, NOTHING, NUMBERS, WIDTH, _bands, duplicates_of, signatures
 from med42.recipe.schema import Dedup
 
 VOCABULARY = [f"w{number}" for number in range(3_000)]
 Row = list[str]
 
 
-def elements(row: Row) -> set[tuple]:
-    """The set that a row is, word by word."""
-    text = [word for turn in row for word in words(turn)]
-    runs = [tuple(text[start : start + RUN]) for start in range(len(text) - RUN + 1)]
-    asked = [None, *words(row[-2]), None] if len(row) > 1 and words(row[-2]) else []
-    pairs = list(itertools.pairwise(asked))
-    if not runs:
-        return set()
-    return {*runs, *((pair, copy) for pair in pairs for copy in range(max(1, len(runs) // len(pairs))))}
+def sets(row: Row) -> tuple[set[tuple], set[tuple]]:
+    """The two sets that a row is, word by word: of what stands before its last turn, and of that."""
+    pairs = [set(itertools.pairwise([None, *words(turn), None])) if words(turn) else set() for turn in row]
+    return set().union(*pairs[:-1]), set().union(*pairs[-1:])
 
 
-def similarity(first: Row, second: Row) -> float:
-    one, other = elements(first), elements(second)
-    return len(one & other) / max(1, len(one | other))
+def similarity(first: set, second: set) -> float:
+    return len(first & second) / max(1, len(first | second))
 
 
-def sketched(first: Row, second: Row) -> float:
+def sketched(first: Row, second: Row) -> tuple[float, float]:
+    """What the signatures of two rows say of their questions and of their answers."""
     one, other = signatures([first, second])
-    return float((one == other).mean())
+    question, answer = (one == other).reshape(NUMBERS, 2).mean(axis=0).tolist()
+    return question, answer
 
 
 def key(row: Row) -> int:
@@ -67,10 +64,10 @@ def edited(draw: random.Random, line: str, share: float) -> str:
 # --- signatures -----------------------------------------------------------------------------------
 
 
-def test_a_signature_is_128_numbers_and_knows_neither_case_nor_signs():
+def test_a_signature_knows_neither_case_nor_signs():
     row = ["What is the dose of Dafin?", "The usual dose is 5 units a day, taken with water; éach morning."]
     one, other = signatures([row, [row[0].upper(), row[1].replace(" ", "\n ").replace(";", " -").replace("é", "e\u0301")]])
-    assert (one.dtype, one.shape) == (numpy.uint16, (NUMBERS,))
+    assert (one.dtype, one.shape) == (numpy.uint16, (WIDTH,))
     assert (one == other).all()
     assert len(set(one.tolist())) > 50
 
@@ -81,27 +78,29 @@ def test_a_signature_does_not_depend_on_the_rows_beside_it():
     rows += [[text(draw, 80_000)], [], ["", ""], ["", "one two three four five six"], ["one two three four five", ""]]
     together = signatures(rows)
     assert all((signatures([row])[0] == one).all() for row, one in zip(rows, together, strict=True))
-    assert signatures([]).shape == (0, NUMBERS)
+    assert signatures([]).shape == (0, WIDTH)
 
 
-def test_rows_of_fewer_words_than_a_run_have_no_signature():
-    rows = [[], [""], ["?"], ["Yes", "No"], ["one two", "three four"], ["a b c d"], ["one two", "three four five"]]
-    assert (signatures(rows) == NOTHING).all(axis=1).tolist() == [True] * 6 + [False]
+def test_an_empty_set_has_no_sketch():
+    rows = [[], [""], ["?", "Yes"], ["Yes", ""], ["", "no", "Yes"], ["Yes", "No"]]
+    empty = (signatures(rows).reshape(-1, NUMBERS, 2) == NOTHING).all(axis=1).tolist()
+    assert empty == [[True, True], [True, True], [True, False], [False, True], [False, False], [False, False]]
 
 
-@pytest.mark.parametrize("size", [12, 60, 300])
-def test_signatures_agree_as_often_as_sets_do(size):
+@pytest.mark.parametrize("size", [3, 12, 60, 300])
+def test_sketches_agree_as_often_as_sets_do(size):
     draw = random.Random(size)
     errors, expected = [], []
     for _ in range(400):
         row = [text(draw, draw.randrange(3, 12)), text(draw, size)]
         share = draw.choice([0.02, 0.05, 0.1, 0.2])
-        other = [draw.choice([row[0], edited(draw, row[0], share)]), edited(draw, row[1], share)]
-        true = similarity(row, other)
-        errors.append(sketched(row, other) - true)
-        expected.append(true * (1 - true) / NUMBERS)
-    assert abs(numpy.mean(errors)) < 0.006  # no bias: three standard errors of the mean of 400
-    assert numpy.sqrt(numpy.mean(numpy.square(errors))) < 1.1 * numpy.sqrt(numpy.mean(expected))
+        other = [edited(draw, row[0], share), edited(draw, row[1], share)]
+        for mine, theirs, told in zip(sets(row), sets(other), sketched(row, other), strict=True):
+            true = similarity(mine, theirs) if mine and theirs else told
+            errors.append(told - true)
+            expected.append(true * (1 - true) / NUMBERS)
+    assert abs(numpy.mean(errors)) < 0.006  # no bias
+    assert numpy.sqrt(numpy.mean(numpy.square(errors))) < 1.15 * numpy.sqrt(numpy.mean(expected))
 
 
 def test_unlike_rows_have_nothing_in_common():
@@ -114,7 +113,7 @@ def test_unlike_rows_have_nothing_in_common():
 def test_bands_meet_at_the_similarity_asked_for(least):
     bands = _bands(least)
     width, pieces = bands[0].stop - bands[0].start, len(bands)
-    assert all(band.stop - band.start == width and band.stop <= NUMBERS for band in bands)
+    assert all(band.stop - band.start == width and band.stop <= WIDTH for band in bands)
     assert 1 - (1 - least**width) ** pieces >= 0.99
     assert [band.start for band in bands] == [width * piece for piece in range(pieces)]
 
@@ -182,7 +181,7 @@ def test_kept_rows_are_far_apart_and_the_others_near_to_what_is_kept(least, tmp_
     found, made = duplicates(tmp_path, rows, similarity=least), signatures(rows)
 
     def alike(one: int, other: int) -> float:
-        return float((made[one] == made[other]).mean())
+        return float((made[one] == made[other]).reshape(NUMBERS, 2).mean(axis=0).min())
 
     kept = [place for place, of in enumerate(found) if of < 0]
     gone = [(place, of) for place, of in enumerate(found) if of >= 0]
@@ -193,8 +192,8 @@ def test_kept_rows_are_far_apart_and_the_others_near_to_what_is_kept(least, tmp_
     assert 12 <= len(kept) < len(rows) * 0.8
 
 
-def test_rows_without_a_signature_are_no_duplicates(tmp_path):
-    assert duplicates(tmp_path, [["Yes", "No"], ["No", "Yes"], ["", "a"], ["b"]]) == [-1] * 4
+def test_rows_with_an_empty_set_are_no_duplicates(tmp_path):
+    assert duplicates(tmp_path, [["?", "Yes"], ["!", "Yes"], ["", "Yes"], ["Yes"], ["yes"]]) == [-1] * 5
     assert duplicates(tmp_path, []) == []
 
 
@@ -212,7 +211,7 @@ def test_a_boilerplate_that_all_rows_share_takes_no_quadratic_time(tmp_path, mon
 
     monkeypatch.setattr(module._Signatures, "similar", counted)
     draw = numpy.random.default_rng(0)
-    made = draw.integers(0, 60_000, (20_000, NUMBERS), dtype=numpy.uint16)
+    made = draw.integers(0, 60_000, (20_000, WIDTH), dtype=numpy.uint16)
     made[:, _bands(0.8)[0]] = 7
     made.tofile(tmp_path / "signatures")
     keys, ones = draw.permutation(20_000).astype(numpy.uint64), numpy.ones(20_000, dtype=numpy.int64)
@@ -257,24 +256,32 @@ def test_planted_near_duplicates_of_real_rows_are_found(medquad, how, tmp_path):
     assert sum(pairs[number, number + 500] for number in range(500)) >= least * 500
 
 
-def test_the_same_answer_to_another_question_is_no_duplicate(medquad, tmp_path):
+@pytest.mark.parametrize("changed", [0, 1])
+def test_one_half_alone_makes_no_duplicate(medquad, changed, tmp_path):
+    """The same words said of another disease, or another task about the same text."""
     draw = random.Random(5)
-    questions = [row for row in medquad if 3 <= len(words(row[0])) <= 9 and len(words(row[1])) >= 30]
-    rows = draw.sample(questions, 500)
-    # The disease is another, in the question and wherever the answer names it.
-    other = []
-    for question, answer in rows:
-        disease = question.split()[-2]
-        other.append([" ".join([*question.split()[:-2], "Zafinosis", "?"]), answer.replace(disease, "Zafinosis")])
+    rows = draw.sample([row for row in medquad if 3 <= len(words(row[0])) <= 9 and len(words(row[1])) >= 30], 500)
+    other = [[f"Summarise. {row[0]} Zafinosis?", row[1]] if changed == 0 else [row[0], " ".join(draw.sample(words(row[1]), 20))]
+             for row in rows]
     found = duplicates(tmp_path, rows + other)
     assert sum(found[number + 500] == number or found[number] == number + 500 for number in range(500)) <= 10
 
 
 def test_medquads_templates_do_not_collapse(medquad, tmp_path):
     counts = {}
-    for least in (0.7, 0.8, 0.9):
+    for least in (0.8, 0.9):
         counts[least] = sum(kept >= 0 for kept in duplicates(tmp_path, medquad, similarity=least))
     assert len(medquad) == 16_359
-    assert 200 < counts[0.7] < 400
-    assert 30 < counts[0.8] < 90
-    assert 2 <= counts[0.9] < 15
+    assert 15 < counts[0.8] < 40
+    assert 2 <= counts[0.9] < 10
+
+
+def test_the_two_tasks_of_a_dialogue_are_no_duplicates(shared_data, tmp_path):
+    from med42.data.sources.mts_dialog import conversations
+    from med42.recipe import load_recipe
+
+    source = load_recipe("open-small").sources["mts-dialog"]
+    with (shared_data / "mts_dialog.train.csv").open(encoding="utf-8", newline="") as file:
+        rows = [[turn["content"] for turn in made] for row in csv.DictReader(file) for made in conversations(row, source)]
+    found = duplicates(tmp_path, rows)
+    assert not [place for place in range(0, len(rows), 2) if found[place] == place + 1 or found[place + 1] == place]
