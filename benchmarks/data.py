@@ -20,10 +20,12 @@ import gc
 import importlib.util
 import itertools
 import json
+import math
 import platform
 import random
 import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -53,6 +55,8 @@ VOCABULARY = 128_000
 CONVERSATIONS = 6_000
 ROUNDS = 3
 DOCUMENTS = 200_000  # of each mix of lengths
+PATH_ROWS = (10_000, 100_000, 1_000_000)
+CORES_ROWS = 300_000
 DOCUMENTED = ("numpy", "scipy", "pandas", "sklearn", "torch", "transformers", "matplotlib", "networkx", "nltk", "sympy")
 
 
@@ -268,6 +272,46 @@ def chunks_by_trl(lengths: np.ndarray[Any, Any]) -> int:
     return chunks
 
 
+# --- the whole path -----------------------------------------------------------------------------
+
+
+def whole_path(folder: Path) -> list[Measurement]:
+    """From publishers' files to packed chunks over more and more rows, and on one core beside all."""
+    runs = {rows: _path(rows, folder) for rows in PATH_ROWS}
+    middle, largest = (runs[rows] for rows in PATH_ROWS[1:])
+    # The slope of the line through the three points of log time over log rows.
+    exponent = float(np.polyfit(np.log(PATH_ROWS), np.log([runs[rows]["seconds"] for rows in PATH_ROWS]), 1)[0])
+    steepest = math.log(largest["seconds"] / middle["seconds"]) / math.log(PATH_ROWS[2] / PATH_ROWS[1])
+    flatness = middle["megabytes"] / largest["megabytes"]
+    one, all_cores = (_path(CORES_ROWS, folder, cores) for cores in (1, None))
+    if one["root"] != all_cores["root"] or one["tokens"] != all_cores["tokens"]:
+        raise SystemExit("one core and all of them came to different data")
+    speedup, cores = one["seconds"] / all_cores["seconds"], all_cores["cores"]
+    for run in (*runs.values(), one, all_cores):
+        stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in run["by_stage"].items())
+        print(f"{run['rows']:,} rows, {run['cores']} cores: {run['seconds']:.1f} s ({stages}), {run['megabytes']:.0f} MB, "
+              f"{run['tokens']:,} tokens", file=sys.stderr)
+    return [
+        Measurement("whole path: seconds of 10k, 100k, 1M rows grow with the exponent", exponent, None, 1.05 / exponent, 1.0, "",
+                    exponent <= 1.05),
+        Measurement("whole path: the same from 100k to 1M alone", steepest, None, 1.05 / steepest, 1.0, "", steepest <= 1.05),
+        Measurement("whole path: peak memory of 1M rows; of 100k", largest["megabytes"], middle["megabytes"], flatness, 1 / 1.1, "MB",
+                    flatness >= 1 / 1.1),
+        Measurement(f"whole path: {CORES_ROWS:,} rows on {cores} cores; on 1", all_cores["seconds"], one["seconds"], speedup,
+                    1.8 if cores == 2 else None, "s", speedup >= 1.8 if cores == 2 else None),
+        Measurement("whole path: rows a second, all cores, 1M rows", PATH_ROWS[2] / largest["seconds"], None, None, None, "rows/s", None),
+    ]
+
+
+def _path(rows: int, folder: Path, cores: int | None = None) -> dict[str, Any]:
+    """One measurement in a process of its own."""
+    allowed = sorted(os.sched_getaffinity(0))[:cores]
+    done = subprocess.run((sys.executable, str(Path(__file__).with_name("data_path.py")), str(rows), str(folder)), check=True,
+                          stdout=subprocess.PIPE, text=True, preexec_fn=lambda: os.sched_setaffinity(0, allowed))
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
 # --- the table ----------------------------------------------------------------------------------
 
 
@@ -298,6 +342,7 @@ def table(found: list[Measurement]) -> str:
 PARTS: dict[str, Callable[[Path], list[Measurement]]] = {
     "pack": tokenise_label_pack,
     "fill": lambda folder: fill(),
+    "path": whole_path,
 }
 
 

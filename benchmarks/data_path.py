@@ -94,7 +94,7 @@ def recipe_for(folder: Path, out: Path) -> object:
     path.write_text(json.dumps({
         "extends": "tiny", "name": "data-path", "sources": {**dict.fromkeys(load_recipe("tiny").sources), **sources},
         "evaluation": {"benchmarks": {**dict.fromkeys(load_recipe("tiny").evaluation.benchmarks), "exam": exam}},
-        "gates": [], "pack": {"chunk": 8192}, "mix": {},
+        "gates": [], "pack": {"chunk": 8192}, "mix": {"dedup": {"near": True}},
     }))
     return load_recipe(path)
 

@@ -170,6 +170,9 @@ class Source(Frozen):
     license: str
     terms: str = Field(default="", description="where the licence or terms can be read")
     system: str | None = Field(default=None, description="system turn put first, if any")
+    wordings: Literal["several", "plain"] = Field(
+        default="several", description="how exam questions and abstracts are put: in several ways, by row digest; or as the benchmarks are"
+    )
     sites: list[str] = Field(default=[], description="the subsets of the publisher that are used")
     rows: PositiveInt | None = Field(default=None, description="rows to take into the mix")
     weight: Positive | None = Field(default=None, description="share of mix.rows, relative")
@@ -190,7 +193,7 @@ class Dedup(Frozen):
 
     near: bool = True
     similarity: Annotated[float, Field(ge=0.5, le=1.0)] = Field(
-        default=0.8, description="share of distinct runs of words that two rows have in common (Jaccard); as much or more is a near duplicate"
+        default=0.8, description="share of pairs of words that two rows have in common (Jaccard), both what they ask and what they answer"
     )
     keep: Literal["first", "longest"] = Field(default="first", description="of near rows: the first in the seed's order of digests, or the longest")
 

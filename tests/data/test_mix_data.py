@@ -242,3 +242,94 @@ def test_tinys_leaks_are_the_planted_ones(tiny: SimpleNamespace):
     assert reasons == {"flashcards": set(), "exam": set(), "statements": set(), "abstracts": {"overlaps benchmark pubmedqa"},
                        "chats": {"overlaps benchmark toxigen"}}
     assert read_record(tiny.mix).inputs.keys() == {*(f"source-{name}" for name in tiny.sources), "benchmarks"}
+
+
+# --- gates ----------------------------------------------------------------------------------------
+
+
+def told(mix: SimpleNamespace, gate: str) -> dict[str, Any]:
+    return json.loads((mix.out / f"{gate}.json").read_text())
+
+
+def test_every_leak_is_listed_with_both_texts(parts, tmp_path):
+    mix = mixed(parts, recipe_of({"a": {}, "leaky": {}}), tmp_path / "out")
+    (hit,) = told(mix, "decontamination")["hits"]
+    assert (hit["source"], hit["benchmark"], hit["way"]) == ("leaky", "medqa", "question")
+    assert hit["question"] == LEAKED
+    assert hit["text"] == f"Tell me: {LEAKED.upper()}\n\n5 units."
+    assert mix.record.measured["decontamination"] == {"leaks": 1, "residue": 0, "items": 1, "words": 13}
+    page = (tmp_path / "out" / "decontamination.html").read_text()
+    assert LEAKED in page and LEAKED.upper() in page
+
+
+def test_leaks_that_are_kept_stop_the_run(parts, tmp_path, refusal):
+    recipe = recipe_of({"a": {}, "leaky": {}}, leaks="keep")
+    assert "1 rows with benchmark text in the finished mix" in refusal(lambda: mixed(parts, recipe, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_as_many_leaks_as_the_recipe_allows_may_stay(parts, tmp_path):
+    mix = mixed(parts, recipe_of({"a": {}, "leaky": {}}, leaks="keep", residue=1), tmp_path / "out")
+    assert kept(mix) == {"a": 10, "leaky": 5}
+    assert told(mix, "decontamination")["residue"] == 1
+
+
+def test_near_duplicates_are_left_out_and_named(tmp_path):
+    draw = random.Random(3)
+    words = [f"word{number}" for number in range(400)]
+    rows = [{"instruction": "", "input": f"What of case {number}?", "output": " ".join(draw.choices(words, k=40))} for number in range(30)]
+    near = [{**row, "output": row["output"] + " indeed"} for row in rows[:4]]
+    other = [{**row, "input": f"How was the {number} weather?"} for number, row in enumerate(rows[4:8])]
+    for name, content in {"a": rows, "b": near + other, "medqa": [BENCHMARK]}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    job, recipe = Job("test", None, tmp_path), recipe_of({"a": {}, "b": {}})
+    for name in recipe.sources:
+        prepare_source(recipe, name, tmp_path / name, job)
+    prepare_benchmarks(recipe, tmp_path / "benchmarks", job)
+    mix = mixed(SimpleNamespace(root=tmp_path), recipe, tmp_path / "out")
+    pairs = told(mix, "duplicates")["near_duplicates"]
+    assert len(pairs) == 4
+    assert {frozenset((pair["source"], pair["kept_source"])) for pair in pairs} == {frozenset("ab")}
+    assert sum(account["dropped"].get("near duplicate", 0) for account in mix.accounts.values()) == 4
+    assert len(mix.rows) == 30 + 4
+    assert {pair["id"] for pair in pairs}.isdisjoint(row["id"] for row in mix.rows)
+    assert {pair["kept_id"] for pair in pairs} <= {row["id"] for row in mix.rows}
+    assert "indeed" in (tmp_path / "out" / "duplicates.html").read_text()
+    off = mixed(SimpleNamespace(root=tmp_path), recipe_of({"a": {}, "b": {}}, dedup={"near": False}), tmp_path / "off")
+    assert len(off.rows) == 38
+
+
+def test_the_terms_of_the_licences_are_told(parts, tmp_path):
+    mix = mixed(parts, recipe_of({"a": {"license": "CC-BY-SA-4.0"}, "b": {"license": "CC-BY-NC-4.0"}}), tmp_path / "out")
+    terms = told(mix, "licences")["mix"]
+    assert (terms["commercial"], terms["share_alike"], terms["non_commercial"]) == (False, ["a"], ["b"])
+    assert told(mix, "licences")["sources"] == {"a": "CC-BY-SA-4.0", "b": "CC-BY-NC-4.0"}
+
+
+@pytest.mark.parametrize("policy", ["report", "mask", "drop"])
+def test_what_the_phi_gate_saw_of_every_source_is_told(policy, tmp_path):
+    rows = [*cards("a", 5), {"instruction": "", "input": "Who can help?", "output": "Write to jane.roe@clinic.example.org today."}]
+    for name, content in {"a": rows, "medqa": [BENCHMARK]}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    job, recipe = Job("test", None, tmp_path), recipe_of({"a": {"phi": policy}})
+    prepare_source(recipe, "a", tmp_path / "a", job)
+    prepare_benchmarks(recipe, tmp_path / "benchmarks", job)
+    mix = mixed(SimpleNamespace(root=tmp_path), recipe, tmp_path / "out")
+    report = told(mix, "phi")
+    assert (report["examined"], report["with_findings"], report["acted_on"]) == (6, 1, 0 if policy == "report" else 1)
+    assert report["sources"]["a"]["categories"]["email"]["found"] == 1
+    text = " ".join(turn["content"] for row in mix.rows for turn in row["messages"])
+    assert ("jane.roe" in text) == (policy == "report")
+    assert ("[EMAIL]" in text) == (policy == "mask")
+    assert len(mix.rows) == (5 if policy == "drop" else 6)
+    for path in (tmp_path / "out").glob("*.*ml"):
+        assert "jane.roe" not in path.read_text()
+    assert "jane.roe" not in (tmp_path / "out" / "phi.json").read_text() + (tmp_path / "a" / "phi.json").read_text()
+
+
+def test_identifiers_stop_a_run_whose_policy_is_to_stop(tmp_path, refusal):
+    rows = [*cards("a", 3), {"instruction": "", "input": "Who?", "output": "Write to jane.roe@clinic.example.org."}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told_by = refusal(lambda: prepare_source(recipe_of({"a": {"phi": "stop"}}), "a", tmp_path / "out", Job("test", None, tmp_path)))
+    assert "sources.a.phi" in told_by and "1 email" in told_by and "jane" not in told_by
+    assert not (tmp_path / "out").exists()
