@@ -144,7 +144,7 @@ class Phi(Frozen):
     policy: PhiPolicy = Field(
         default="report", description="rows with identifiers: count them, mask the identifiers, drop the rows, or stop the run"
     )
-    spared: list[PhiCategory] = Field(default=[], description="categories that are counted and reported, but never masked, dropped or stopped for")
+    spared: list[PhiCategory] = Field(default=[], description="categories that are counted, but never masked, dropped or stopped for")
     detector: Literal["patterns", "presidio"] = Field(default="patterns", description="our recognisers; or these and Presidio's")
     model: str | None = Field(default=None, description="with presidio: an installed spaCy pipeline that finds names and places")
     sample: Fraction = Field(default=1.0, description="share of a source's rows that is examined, chosen by row digest")
@@ -195,7 +195,7 @@ class Dedup(Frozen):
     similarity: Annotated[float, Field(ge=0.5, le=1.0)] = Field(
         default=0.8, description="share of pairs of words that two rows have in common (Jaccard), both what they ask and what they answer"
     )
-    keep: Literal["first", "longest"] = Field(default="first", description="of near rows: the first in the seed's order of digests, or the longest")
+    keep: Literal["first", "longest"] = Field(default="first", description="of near rows: the first by digest, or the longest")
 
 
 class Mix(Frozen):
@@ -454,7 +454,8 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _what_is_cleaned_is_examined_whole(self) -> Recipe:
-        for key, policy in [("phi.policy", self.phi.policy), *((f"sources.{name}.phi", source.phi) for name, source in self.sources.items())]:
+        policies = {"phi.policy": self.phi.policy} | {f"sources.{name}.phi": source.phi for name, source in self.sources.items()}
+        for key, policy in policies.items():
             if policy in ("mask", "drop") and self.phi.sample < 1:
                 raise ValueError(f"{key} is '{policy}', which would leave the rows outside the sample as they are; phi.sample must be 1")
         return self

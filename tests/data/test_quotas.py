@@ -45,7 +45,8 @@ def test_a_share_that_cannot_be_met_tells_the_arithmetic(refusal):
 
 
 def test_a_share_with_nothing_to_scale_is_refused(refusal):
-    assert "0 general rows" in refusal(lambda: quotas(recipe_of(general=(0 or None, None), general_share=0.2), {**AVAILABLE, "chat": 0, "code": 0}))
+    none = {**AVAILABLE, "chat": 0, "code": 0}
+    assert "0 general rows" in refusal(lambda: quotas(recipe_of(general_share=0.2), none))
 
 
 def test_repeats_meet_a_share_up_to_the_limit(refusal):

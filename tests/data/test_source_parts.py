@@ -21,9 +21,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rows of which every seventh says what the row 2,001 before it said, in another block; one is empty."""
     folder = tmp_path_factory.mktemp("data")
     said = [number if number % 7 or number < 2001 else number - 2001 for number in range(ROWS)]
-    rows = [{"instruction": "", "input": f"What is case {number}?", "output": f"It is {number}." if number != 11 else ""} for number in said]
+    rows = [{"instruction": "", "input": f"What is case {number}?", "output": f"It is {number}." * (number != 11)} for number in said]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    benchmark = {"sent1": "What is case 77?", "sent2": "", "ending0": "It is 77", "ending1": "b", "ending2": "c", "ending3": "d", "label": 0}
+    options = {"ending0": "It is 77", "ending1": "b", "ending2": "c", "ending3": "d"}
+    benchmark = {"sent1": "What is case 77?", "sent2": "", **options, "label": 0}
     (folder / "medqa.jsonl").write_text(json.dumps(benchmark) + "\n")
     return folder
 
