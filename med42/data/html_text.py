@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
+from med42.data.row import without_controls
+
 BLOCKS = {"p", "div", "pre", "blockquote", "ul", "ol", "table", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "hr"}
 
 
@@ -13,7 +15,8 @@ def plain(html: str) -> str:
     reader = _Reader()
     reader.feed(html)
     reader.close()
-    text = re.sub(r"[ \t]+\n", "\n", "".join(reader.parts))
+    # A tag may name a control character, as &#12; does.
+    text = re.sub(r"(?<![ \t])[ \t]+\n", "\n", without_controls("".join(reader.parts)))
     return re.sub(r"\n{3,}", "\n\n", text).strip()
 
 

@@ -12,6 +12,13 @@ WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 # JSON can write one ("\ud83d" alone); UTF-8, and so every digest and file of ours, cannot.
 HALF_PAIR = re.compile("[\ud800-\udfff]")
+# What broken conversions leave in texts: NUL, backspace, escape ... They say nothing, some end a string in other software, and a
+# tokenizer has no use for them; the text around them is whole. So they go and the row stays. Vertical tab and form feed end a line.
+CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
+LINE_END = re.compile("\r\n|[\r\x0b\x0c]")
+ODD = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # any of these, in one look
+
+LONGEST_SHOWN = 80  # characters of a wrong value in an error
 
 
 class ColumnError(Exception):
@@ -23,28 +30,37 @@ class ColumnError(Exception):
 
 
 def text(row: Row, column: str) -> str:
-    """A text column; null reads as empty."""
+    """A text column, without control characters and with line feeds for line ends; null reads as empty."""
     found = value(row, column)
     if found is not None and not isinstance(found, str):
         raise ColumnError(column, f"a value of type {type(found).__name__}", "text")
-    if found and HALF_PAIR.search(found):
-        raise ColumnError(column, "half of a surrogate pair", "text that can be written as UTF-8")
+    if found and ODD.search(found):
+        if HALF_PAIR.search(found):
+            raise ColumnError(column, "half of a surrogate pair", "text that can be written as UTF-8")
+        return without_controls(found)
     return found or ""
+
+
+def without_controls(text: str) -> str:
+    """A text without the control characters of ASCII other than tab and line feed, which also stands for the other line ends."""
+    return CONTROL.sub("", LINE_END.sub("\n", text))
 
 
 def integer(row: Row, column: str) -> int:
     """A whole-number column, also where it is written as text."""
     found = value(row, column)
-    if isinstance(found, bool) or not isinstance(found, (int, str)) or not WHOLE.fullmatch(str(found).strip()):
-        raise ColumnError(column, f"{found!r}", "a whole number")
-    return int(found)
+    if isinstance(found, str) and WHOLE.fullmatch(found.strip()):
+        return int(found)
+    if isinstance(found, bool) or not isinstance(found, int):
+        raise ColumnError(column, _shown(found), "a whole number")
+    return found
 
 
 def floating(row: Row, column: str) -> float:
     """A column of finite numbers."""
     found = value(row, column)
     if isinstance(found, bool) or not isinstance(found, (int, float)) or not math.isfinite(found):
-        raise ColumnError(column, f"{found!r}", "a number")
+        raise ColumnError(column, _shown(found), "a number")
     return float(found)
 
 
@@ -67,5 +83,11 @@ def records(row: Row, column: str, *keys: str) -> list[Row]:
 def value(row: Row, column: str) -> Any:
     """A column of any type."""
     if column not in row:
-        raise ColumnError(column, f"columns {', '.join(sorted(row))}", f"a column '{column}'")
+        raise ColumnError(column, f"columns {', '.join(sorted(map(str, row)))}", f"a column '{column}'")
     return row[column]
+
+
+def _shown(found: Any) -> str:
+    """A wrong value, its beginning where it is long."""
+    shown = repr(found[: LONGEST_SHOWN + 1] if isinstance(found, (str, bytes, list)) else found)
+    return shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]} ..."

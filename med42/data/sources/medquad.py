@@ -11,5 +11,5 @@ from med42.recipe.schema import Source
 def conversations(row: Row, source: Source) -> Iterator[Conversation | Dropped]:
     """The question as published, the answer with the page's layout spaces removed."""
     answer = re.sub(r"[ \t]+", " ", text(row, "answer"))
-    question = re.sub(r"\s+(?=\?)", "", text(row, "question"))
+    question = re.sub(r"(?<!\s)\s+(?=\?)", "", text(row, "question"))
     yield conversation(question, re.sub(r" *\n *", "\n", answer), source.system)

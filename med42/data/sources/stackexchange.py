@@ -28,4 +28,4 @@ def conversations(row: Row, source: Source) -> Iterator[Conversation | Dropped]:
 
 
 def _worth(answer: Row) -> tuple[int, bool, int]:
-    return integer(answer, "pm_score"), bool(value(answer, "selected")), -integer(answer, "answer_id")
+    return integer(answer, "pm_score"), str(value(answer, "selected")).lower() == "true", -integer(answer, "answer_id")
