@@ -1,73 +1,38 @@
+import re
+from collections import Counter
 from typing import Any
 
 import pytest
+from published_rows import ROWS, UNREAD, source
 
 from med42.data.conversation import Dropped, checked, conversation, row_digest
+from med42.data.decontaminate import overlap_with
 from med42.data.families import families
 from med42.data.html_text import plain
+from med42.data.options import WORDINGS, question_with_options
 from med42.data.prepare_source import find_converter
 from med42.data.row import ColumnError
+from med42.data.sources import pubmedqa
 from med42.recipe import load_recipe
-from med42.recipe.schema import Source
+from med42.recipe.schema import Mix
 
 SYSTEM = "You are careful."
-ROWS: dict[str, dict[str, Any]] = {
-    "aci_bench": {"dataset": "virtassist", "encounter_id": "D2N001", "dialogue": "[doctor] hi , martha .\n[patient] hi .",
-                  "note": "CHIEF COMPLAINT\n\nAnnual exam."},
-    "headqa": {"name": "Cuaderno_2013_1_B", "year": "2013", "category": "biology", "qid": 1, "qtext": "The excitatory potentials:", "ra": 3,
-               "image": None, "answers": [{"aid": number, "atext": f"They are {number}."} for number in range(1, 6)]},
-    "medical_instruction": {"Conversation": "The conversation between human and AI assistant.\n[|Human|] I cough.\n[|AI|] Since when?\n"
-                                            "[|Human|] A week.\n[|AI|] See a doctor."},
-    "medqa": {"id": "train-1", "sent1": "Which is right?", "sent2": "", "ending0": "one", "ending1": " two ", "ending2": "three",
-              "ending3": "four", "label": 1},
-    "mmlu": {"question": "Which is right?", "subject": "anatomy", "choices": ["one", "two", "three", "four"], "answer": 1},
-    "niv2": {"task_name": "task1_x", "id": "task1-0", "definition": "Name the drug.", "inputs": "He took aspirin.", "targets": "aspirin"},
-    "opengpt": {"raw_data_id": "0",
-                "text": "<|user|> Is it high? <|eos|> <|ai|> Yes. <|eos|> <|user|> Why? <|eos|> <|ai|> Salt. <|eos|> <|eod|>"},
-    "pubhealth": {"claim_id": "1", "claim": "Water cures it.", "explanation": "No trial found that.", "label": "false",
-                  "main_text": "Long."},
-    "sciq": {"question": "What carries oxygen?", "distractor1": "platelets", "distractor2": "plasma", "distractor3": "lymph",
-             "correct_answer": "red cells", "support": "Red cells hold haemoglobin."},
-    "stackexchange": {"qid": 1, "question": "<p>Why do we <b>yawn</b>?</p>", "date": "2015/01/01", "metadata": [
-        "https://biology.stackexchange.com/questions/1", "https://biology.stackexchange.com", "https://biology.stackexchange.com/users/2/"],
-        "answers": [{"answer_id": 3, "author": "a", "author_id": 4, "pm_score": 2, "selected": False, "text": "<p>To cool.</p>"},
-                    {"answer_id": 5, "author": "b", "author_id": 6, "pm_score": 1, "selected": True, "text": "No idea."}]},
-    "slimorca": {"conversations": [{"from": "human", "value": "Why?", "weight": 0.0}, {"from": "gpt", "value": "So.", "weight": 1.0}]},
-    "ultramedical": {"id": "x", "type": "Exam", "answer": "B", "score": "4.5", "conversations": [
-        {"from": "human", "value": "Which is right?"}, {"from": "gpt", "value": "B, because it is."}]},
-    "meadow": {"instruction": " Answer truthfully ", "input": "What is asthma?", "output": " A disease. "},
-    "medmcqa": {"question": "Which is right?", "opa": "one", "opb": " two ", "opc": "three", "opd": "four", "cop": 1},
-    "medquad": {"question": "What is (are)  Asthma ?", "answer": "Key Points\n      - A   disease.\t\tOf  airways. \n \n End"},
-    "mts_dialog": {"ID": "0", "section_header": "GENHX", "section_text": "A cough.", "dialogue": "Doctor: Hello. \nPatient: I cough."},
-    "pubmedqa": {"QUESTION": "Does it help?", "CONTEXTS": ["We gave it. ", "It helped."], "final_decision": "yes",
-                 "LONG_ANSWER": "It did."},
-    "ultrachat": {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]},
-}
-UNREAD = {  # columns that the publisher has and the converter leaves alone
-    "aci_bench": {"dataset"}, "mmlu": {"subject"}, "headqa": {"name", "year", "category", "qid"},
-    "medqa": {"id", "sent2"}, "niv2": {"task_name", "id"},
-    "opengpt": {"raw_data_id"}, "pubhealth": {"claim_id", "main_text"}, "stackexchange": {"qid", "date"},
-    "ultramedical": {"id", "type", "answer", "score"},
-}
 TEXT_COLUMNS = [
     ("aci_bench", "dialogue"), ("aci_bench", "note"), ("headqa", "qtext"), ("medical_instruction", "Conversation"), ("medqa", "sent1"),
     ("medqa", "ending3"), ("mmlu", "question"), ("niv2", "definition"), ("niv2", "inputs"), ("niv2", "targets"), ("opengpt", "text"),
     ("pubhealth", "claim"), ("pubhealth", "explanation"), ("sciq", "question"), ("sciq", "distractor2"), ("sciq", "correct_answer"),
     ("sciq", "support"), ("stackexchange", "question"),
+    ("medmcqa", "exp"),
     ("meadow", "instruction"), ("meadow", "input"), ("meadow", "output"), ("medmcqa", "question"), ("medmcqa", "opa"), ("medmcqa", "opd"),
     ("medquad", "question"), ("medquad", "answer"), ("mts_dialog", "ID"), ("mts_dialog", "section_header"), ("mts_dialog", "section_text"),
     ("mts_dialog", "dialogue"), ("pubmedqa", "QUESTION"), ("pubmedqa", "final_decision"), ("pubmedqa", "LONG_ANSWER"),
 ]
 
 
-def source(family: str, system: str | None = None) -> Source:
-    origin = {"kind": "file", "files": ["rows.jsonl"]}
-    return Source(domain="medical", family=family, origin=origin, license="MIT", system=system)
-
-
 def results(family: str, system: str | None = None, **changes: Any) -> list[Any]:
+    """What a family's row gives, worded as benchmarks are."""
     row = {**ROWS[family], **changes}
-    return list(find_converter(family, "sources.x").conversations(row, source(family, system)))
+    return list(find_converter(family, "sources.x").conversations(row, source(family, system, wordings="plain")))
 
 
 def only(family: str, **changes: Any) -> Any:
@@ -119,7 +84,7 @@ def test_a_column_that_holds_no_text_is_refused(family, column, value):
 
 @pytest.mark.parametrize("family", ROWS)
 def test_columns_besides_change_nothing(family):
-    assert results(family, more=1, **{"exp": None}) == results(family)
+    assert results(family, more=1, **{"Explanation": None}) == results(family)
 
 
 @pytest.mark.parametrize("family", ROWS)
@@ -146,9 +111,21 @@ def test_meadow_without_a_turn(changes, reason):
 
 
 def test_medmcqa():
-    expected = turns("Which is right?\nA. one\nB. two\nC. three\nD. four", "B. two")
+    expected = turns("Which is right?\nA. one\nB. two\nC. three\nD. four", "B. two\n\nTwo is even.")
     assert only("medmcqa") == only("medmcqa", cop="1") == only("medmcqa", cop=" 1 ") == expected
-    assert only("medmcqa", cop=0)[1]["content"] == "A. one"
+    assert only("medmcqa", cop=0)[1]["content"] == "A. one\n\nTwo is even."
+    assert only("medmcqa", exp=None)[1]["content"] == only("medmcqa", exp=" ")[1]["content"] == "B. two"
+
+
+@pytest.mark.parametrize(("said", "reason"), [
+    ("Ans. is 'b' i.e., Two. Two is even.", "Two. Two is even."), ("Ans. (b) Two", "Two"), ("Ans: B (two)", "(two)"), ("Answer: b", ""),
+    ("Ans) b - it is even", "it is even"), ("ANSWER IS B. Even.", "Even."), ("Ans. is \u2018b\u2019 i.e. even", "even"),
+    ("Ans. is 'c' i.e., Three", ""), ("Ans. C. Odd.", ""), ("(d) Ans is d", "(d) Ans is d"),
+    ("Ans. A patient of 60.", "Ans. A patient of 60."), ("Ans. is aspirin", "Ans. is aspirin"), ("Answers differ.", "Answers differ."),
+    ("Ansa b.", "Ansa b."), ("Two is even. Ans. C.", "Two is even. Ans. C."),
+])
+def test_an_explanation_that_begins_with_the_answer_loses_it_and_one_of_another_answer_is_left_off(said, reason):
+    assert only("medmcqa", exp=said)[1]["content"] == f"B. two\n\n{reason}".strip()
 
 
 @pytest.mark.parametrize(("changes", "reason"), [
@@ -268,6 +245,8 @@ def test_headqa_counts_from_one_and_drops_what_needs_an_image():
     assert only("headqa") == turns(f"The excitatory potentials:\n{listed}", "C. They are 3.")
     assert only("headqa", ra=0) == only("headqa", ra=6) == Dropped("option index is out of range")
     assert only("headqa", image={"bytes": "x"}) == Dropped("question needs an image")
+    without = {key: value for key, value in ROWS["headqa"].items() if key != "image"}  # as in EleutherAI's copy
+    assert list(find_converter("headqa", "sources.x").conversations(without, source("headqa", wordings="plain"))) == [only("headqa")]
     assert only("headqa", answers=[]) == Dropped("not 2 to 10 options")
     with pytest.raises(ColumnError):
         results("headqa", answers=["one", "two"])
@@ -340,6 +319,8 @@ def test_stackexchange_takes_the_best_answer_as_plain_text():
     assert only("stackexchange", answers=[first | {"pm_score": 1}, second])[1]["content"] == "No idea."
     equal = [first | {"pm_score": 1, "selected": True}, second]
     assert only("stackexchange", answers=equal) == only("stackexchange", answers=equal[::-1]) == turns("Why do we yawn?", "To cool.")
+    as_text = [{key: str(value) for key, value in answer.items()} for answer in equal]  # "False" is not true
+    assert only("stackexchange", answers=[as_text[0] | {"selected": "False"}, as_text[1]])[1]["content"] == "No idea."
     assert only("stackexchange", answers=[]) == Dropped("no answer")
     with pytest.raises(ColumnError):
         results("stackexchange", answers=[{"text": "x"}])
@@ -409,3 +390,80 @@ def test_a_rows_identity_is_what_it_says():
     several = [turns("a", "b"), turns("a", "c"), turns("ab", ""), [{"role": "system", "content": "s"}, *turns("a", "b")]]
     assert len(set(map(row_digest, several))) == 4
     assert row_digest(turns("a", "b")) == row_digest([dict(reversed(turn.items()), more=1) for turn in turns("a", "b")])
+
+
+# --- several wordings -----------------------------------------------------------------------------
+
+EXAMS = {"headqa": "qtext", "medmcqa": "question", "medqa": "sent1", "mmlu": "question", "sciq": "question"}
+WORDED = {**EXAMS, "aci_bench": "dialogue", "mts_dialog": "dialogue", "pubhealth": "claim", "pubmedqa": "QUESTION"}
+
+
+def worded(family: str, question: str, wordings: str = "several", **changes: Any) -> list[Any]:
+    row = ROWS[family] | {WORDED[family]: question} | changes
+    return list(find_converter(family, "sources.x").conversations(row, source(family, wordings=wordings)))
+
+
+def questions(count: int) -> list[str]:
+    return [f"Which of these is number {number}?" for number in range(count)]
+
+
+@pytest.mark.parametrize("family", WORDED)
+def test_a_source_without_an_instruction_of_its_own_is_put_in_several_ways(family):
+    # What is left without the row's own text and without the options, which tells the wordings apart.
+    ways = Counter()
+    for question in questions(120):
+        asked = worded(family, question)[0][0]["content"].replace(question, "")
+        ways[re.sub(r"^.*?\b(one|They are|platelets|plasma|lymph|red cells)\b.*$", "", asked, flags=re.MULTILINE)] += 1
+    assert len(ways) >= 3
+    assert min(ways.values()) > 120 / len(ways) / 4  # each of them really is used
+    assert worded(family, "Why?") == worded(family, "Why?")
+
+
+@pytest.mark.parametrize("family", EXAMS)
+def test_an_exam_question_is_worded_by_what_it_says_and_the_benchmarks_form_is_among_the_wordings(family):
+    whole = [worded(family, question)[0] for question in questions(120)]
+    plain = [worded(family, question, "plain")[0] for question in questions(120)]
+    same = sum(several == one for several, one in zip(whole, plain, strict=True))
+    assert 120 / len(WORDINGS) / 3 < same < 120 / len(WORDINGS) * 3
+    for several, one in zip(whole, plain, strict=True):
+        assert several[1] == one[1]  # the answer has one form
+        assert several[0]["content"].split("\n")[0] == one[0]["content"].split("\n")[0]
+        assert one[0]["content"] == question_with_options(one[0]["content"].split("\n")[0], [
+            line[3:] for line in one[0]["content"].split("\n")[1:]])
+
+
+def test_reasons_are_asked_for_where_there_are_some():
+    seen = set()
+    for question in questions(60):
+        without, reasoned = (worded("medmcqa", question, exp=exp)[0][0]["content"] for exp in ("", "Two is even."))
+        put = {f"{question_with_options(question, ['one', 'two', 'three', 'four'], wording)}\n\n{wording.ask}".strip(): wording
+               for wording in WORDINGS}
+        wording = put[without]
+        assert reasoned == without.removesuffix(wording.ask) + wording.ask_why
+        seen.add(wording)
+    assert seen == set(WORDINGS)
+
+
+@pytest.mark.parametrize("question", [
+    "Which drug treats it?", "Why?", "Which of the following is true?",
+    "A man of 60 with fever, a cough of three weeks and night sweats comes to the clinic; which test comes next?",
+])
+@pytest.mark.parametrize("family", ["medmcqa", "medqa", "mmlu"])
+def test_decontamination_finds_a_question_however_it_is_worded(family, question):
+    options = ["one", "two", "three", "four"]
+    item = {"id": "x", "benchmark": "exam", "question": question, "context": "", "options": options, "right": 1, "lettered": True}
+    overlap = overlap_with([item], Mix())
+    for wording in WORDINGS:
+        asked = f"{question_with_options(question, options, wording)}\n\n{wording.ask}"
+        assert overlap.search([[asked, "C. three"]])[0].way == "turn", wording
+    for result in (worded(family, question), worded(family, question, **({"exp": "Long."} if family == "medmcqa" else {}))):
+        assert overlap.search([[turn["content"] for turn in result[0]]])[0] is not None
+
+
+@pytest.mark.parametrize("wording", pubmedqa.WORDINGS)
+def test_decontamination_finds_an_abstract_however_it_is_worded(wording):
+    context = "We gave the drug to 120 patients and a placebo to 118 others, and followed all of them for a year."
+    item = {"id": "x", "benchmark": "pubmedqa", "question": "Does it help in every case of asthma or in none?", "context": context,
+            "options": ["yes", "no", "maybe"], "right": 0, "lettered": False}
+    for row in ({"QUESTION": "Another question?", "CONTEXTS": [context]}, {"QUESTION": item["question"], "CONTEXTS": ["Another."]}):
+        assert overlap_with([item], Mix()).search([[pubmedqa.question_text(row, wording), "yes."]])[0] is not None

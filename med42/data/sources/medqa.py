@@ -11,4 +11,4 @@ from med42.recipe.schema import Source
 def conversations(row: Row, source: Source) -> Iterator[Conversation | Dropped]:
     """The question with its options, answered by letter and text."""
     options = [text(row, f"ending{number}") for number in range(4)]
-    yield exam_question(text(row, "sent1"), options, integer(row, "label"), source.system)
+    yield exam_question(text(row, "sent1"), options, integer(row, "label"), source)

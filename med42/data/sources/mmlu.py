@@ -13,4 +13,4 @@ def conversations(row: Row, source: Source) -> Iterator[Conversation | Dropped]:
     if source.sites and text(row, "subject") not in source.sites:
         yield Dropped("subject is not among the recipe's")
     else:
-        yield exam_question(text(row, "question"), texts(row, "choices"), integer(row, "answer"), source.system)
+        yield exam_question(text(row, "question"), texts(row, "choices"), integer(row, "answer"), source)

@@ -2,15 +2,24 @@
 
 from collections.abc import Iterator
 
-from med42.data.conversation import Conversation, Dropped, conversation
+from med42.data.conversation import Conversation, Dropped, choose, conversation
 from med42.data.row import Row, text, texts
 from med42.recipe.schema import Source
 
+PLAIN = "Abstract: {abstract}\n\nQuestion: {question}\nAnswer with yes, no or maybe."
+WORDINGS = (
+    PLAIN,
+    "{question}\n\nAnswer yes, no or maybe from this abstract, then say why.\n\n{abstract}",
+    "{abstract}\n\nFrom this abstract, {question}\nBegin with yes, no or maybe.",
+    "Abstract: {abstract}\n\nQuestion: {question}\nAnswer with yes, no or maybe and the conclusion that leads to it.",
+    "Read the abstract of a study.\n\n{abstract}\n\nWhat does it say: yes, no or maybe? {question}",
+)
 
-def question_text(row: Row) -> str:
-    """The prompt, in the form that the benchmark uses too."""
+
+def question_text(row: Row, wording: str = PLAIN) -> str:
+    """The prompt; by default in the form that the benchmark uses."""
     abstract = "\n".join(part.strip() for part in texts(row, "CONTEXTS"))
-    return f"Abstract: {abstract}\n\nQuestion: {text(row, 'QUESTION').strip()}\nAnswer with yes, no or maybe."
+    return wording.format(abstract=abstract, question=text(row, "QUESTION").strip())
 
 
 def conversations(row: Row, source: Source) -> Iterator[Conversation | Dropped]:
@@ -22,4 +31,5 @@ def conversations(row: Row, source: Source) -> Iterator[Conversation | Dropped]:
     if not text(row, "QUESTION").strip():
         yield Dropped("empty question")
         return
-    yield conversation(question_text(row), f"{decision}. {text(row, 'LONG_ANSWER').strip()}", source.system)
+    wording = PLAIN if source.wordings == "plain" else choose(WORDINGS, text(row, "QUESTION"))
+    yield conversation(question_text(row, wording), f"{decision}. {text(row, 'LONG_ANSWER').strip()}", source.system)

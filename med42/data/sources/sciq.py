@@ -14,4 +14,4 @@ def conversations(row: Row, source: Source) -> Iterator[Conversation | Dropped]:
     options = [text(row, f"distractor{each}") for each in (1, 2, 3)]
     place = number(4, question, right)
     options.insert(place, right)
-    yield exam_question(question, options, place, source.system, reason=text(row, "support"))
+    yield exam_question(question, options, place, source, reason=text(row, "support"))
