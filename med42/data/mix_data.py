@@ -1,21 +1,21 @@
 """The stage `mix_data`: shares of each source, without benchmark text and without duplicates.
 
 Every row is looked at once, side by side on the machine's cores; what is decided of it is a few numbers. Then the rows
-that are taken are put in the order of their digests by an external sort. Memory holds some 60 bytes a row and a few shards.
+that are taken are put in the order of their digests by an external sort. Memory holds some 40 bytes a row and a few shards.
 """
 
 from __future__ import annotations
 
-import bisect
 import functools
 import hashlib
 import itertools
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pyarrow
@@ -28,8 +28,7 @@ from med42.data.parallel import ordered_map
 from med42.data.phi import merged_reports
 from med42.data.prepare_source import PHI
 from med42.data.quotas import quotas
-from med42.data.seen import Seen
-from med42.data.shards import ROWS_PER_SHARD, ConversationWriter, read_shard, read_shards, row_groups, shard_paths
+from med42.data.shards import ConversationWriter, read_shard, read_shards, row_groups, shard_paths
 from med42.data.shuffle import Taken, in_key_order
 from med42.errors import Med42Error
 from med42.lineage.artifact import Outcome, Plan, produce, stage
@@ -90,9 +89,10 @@ class Rows:
     Attributes:
         groups: where the rows lie.
         source: number of the row's source, uint16.
-        digests: 32 bytes a row.
-        key: the row's place in the order of its source under the seed, uint64.
-        size: characters of its turns, int64.
+        key: the row's place in the order of its source under the seed, uint64. Made from its digest, as `mixed` is: rows that
+            agree in both are the same (128 bits; two of 10**9 different rows do with a probability of 1.5e-21).
+        mixed: its place in the order of the mix, uint64.
+        size: characters of its turns, int32.
         verdict: CLEAN, or the number of a reason.
         reasons: the reasons by number.
     """
@@ -100,8 +100,8 @@ class Rows:
     names: list[str]
     groups: list[Group]
     source: numpy.ndarray
-    digests: numpy.ndarray
     key: numpy.ndarray
+    mixed: numpy.ndarray
     size: numpy.ndarray
     verdict: numpy.ndarray
     reasons: list[str] = field(default_factory=lambda: ["clean"])
@@ -118,9 +118,13 @@ class Rows:
         rows = numpy.flatnonzero((self.source == source) & (self.verdict == CLEAN))
         return rows[numpy.argsort(self.key[rows], kind="stable")]
 
-    def id(self, row: int) -> str:
-        """A row's digest in hex."""
-        return str(self.digests[row].tobytes().hex())
+    def read(self, wanted: numpy.ndarray, column: str) -> Iterator[tuple[numpy.ndarray, list[Any]]]:
+        """A column of some rows (ascending), read again from the disk: those of one row group after the other."""
+        starts = numpy.array([group.start for group in self.groups])
+        group_of = numpy.searchsorted(starts, wanted, side="right") - 1
+        for number in numpy.unique(group_of).tolist():
+            mine, group = wanted[group_of == number], self.groups[number]
+            yield mine, read_shard(group.path, [column], group.number).take(mine - group.start)[column].to_pylist()
 
 
 def sort_key(seed: int, *words: object) -> int:
@@ -152,7 +156,7 @@ def _mix(recipe: Recipe, parts: dict[str, list[Path]], benchmarks: Path, draft: 
         raise Med42Error("mix", f"{len(left):,} rows with benchmark text in the finished mix (as row {left[0]})",
                          f"at most {recipe.mix.residue:,}, the recipe's mix.residue", "Set mix.leaks to drop, or raise mix.residue.")
     phi = {name: merged_reports(json.loads((path / PHI).read_text()) for path in paths) for name, paths in parts.items()}
-    found = Findings(items, leaks, [_named(rows, *pair) for pair in pairs], _examples(rows, pairs), len(left), _lengths(rows), phi)
+    found = Findings(items, leaks, _named(rows, pairs), _examples(rows, pairs), len(left), _lengths(rows), phi)
     gates = write_mix_pages(recipe, draft, manifest, found)
     total = manifest["rows"]
     medical = sum(manifest["sources"][name]["kept"] for name in parts if recipe.sources[name].domain == "medical") / total
@@ -172,7 +176,7 @@ def _survey(parts: dict[str, list[Path]]) -> Rows:
                 numbers.append(numpy.full(count, number, dtype=numpy.uint16))
                 start += count
     empty = numpy.zeros
-    return Rows(list(parts), groups, numpy.concatenate([empty(0, numpy.uint16), *numbers]), empty((start, 32), numpy.uint8),
+    return Rows(list(parts), groups, numpy.concatenate([empty(0, numpy.uint16), *numbers]), empty(start, numpy.uint64),
                 empty(start, numpy.uint64), empty(start, numpy.int32), empty(start, numpy.uint8))
 
 
@@ -181,10 +185,10 @@ class Looked:
     """What a look at a row group found."""
 
     group: Group
-    ids: list[str]
     keys: numpy.ndarray
+    mixed: numpy.ndarray
     sizes: numpy.ndarray
-    hits: list[tuple[int, Hit, str]]
+    hits: list[tuple[int, str, Hit, str]]
     signatures: numpy.ndarray | None
 
 
@@ -193,9 +197,10 @@ def _looking(seed: int, overlap: Overlap, dedup: Dedup) -> Callable[[Group], Loo
         table = read_shard(group.path, ["id", "messages"], group.number)
         ids = table["id"].to_pylist()
         turns = [[turn["content"] for turn in messages] for messages in table["messages"].to_pylist()]
-        hits = [(place, hit, "\n\n".join(turns[place])) for place, hit in enumerate(overlap.search(turns)) if hit]
+        hits = [(place, ids[place], hit, "\n\n".join(turns[place])) for place, hit in enumerate(overlap.search(turns)) if hit]
         return Looked(
-            group, ids, numpy.array([sort_key(seed, row_id) for row_id in ids], dtype=numpy.uint64),
+            group, numpy.array([sort_key(seed, row_id) for row_id in ids], dtype=numpy.uint64),
+            numpy.array([sort_key(seed, f"mix {row_id}") for row_id in ids], dtype=numpy.uint64),
             numpy.array([sum(map(len, row)) for row in turns], dtype=numpy.int32), hits,
             signatures(turns) if dedup.near else None,
         )
@@ -205,27 +210,34 @@ def _looking(seed: int, overlap: Overlap, dedup: Dedup) -> Callable[[Group], Loo
 
 def _judge(recipe: Recipe, rows: Rows, overlap: Overlap, scratch: Path, job: Job) -> list[Leak]:
     """Look at every row: fill in its numbers, leave out exact duplicates and leaks, keep the signatures on the disk."""
-    seen, mine = Seen(), {number: Seen() for number, name in enumerate(rows.names) if recipe.sources[name].shards > 1}
-    leaks: list[Leak] = []
+    found: list[tuple[int, Leak]] = []
     progress = Progress(job, "mix_data", len(rows.verdict), "rows")
     with (scratch / SIGNATURES).open("wb") as file:
         for looked in ordered_map(functools.partial(_looking, recipe.seed, overlap, recipe.mix.dedup), rows.groups):
-            here = numpy.arange(looked.group.start, looked.group.start + len(looked.ids))
-            digests = [bytes.fromhex(row_id) for row_id in looked.ids]
-            number = int(rows.source[here[0]])
-            rows.digests[here] = numpy.frombuffer(b"".join(digests), dtype=numpy.uint8).reshape(-1, 32)
-            rows.key[here], rows.size[here] = looked.keys, looked.sizes
-            if number in mine:
-                rows.leave_out(here[~mine[number].add(digests)], FURTHER_PART)
-            rows.leave_out(here[~seen.add(digests)], OTHER_SOURCE)
-            for place, hit, text in looked.hits:
-                leaks.append(Leak(rows.names[number], looked.ids[place], hit, text[:MOST_TEXT]))
-                if recipe.mix.leaks == "drop":
-                    rows.leave_out(here[place : place + 1], f"overlaps benchmark {hit.benchmark}")
+            start, stop = looked.group.start, looked.group.start + len(looked.keys)
+            rows.key[start:stop], rows.mixed[start:stop], rows.size[start:stop] = looked.keys, looked.mixed, looked.sizes
+            source = rows.names[rows.source[start]]
+            found += [(start + place, Leak(source, row_id, hit, text[:MOST_TEXT])) for place, row_id, hit, text in looked.hits]
             if looked.signatures is not None:
                 looked.signatures.tofile(file)
-            progress.step(int(here[-1]) + 1)
-    return leaks
+            progress.step(stop)
+    _leave_out_duplicates(rows)
+    if recipe.mix.leaks == "drop":
+        for row, leak in found:
+            rows.leave_out(numpy.array([row]), f"overlaps benchmark {leak.hit.benchmark}")
+    return [leak for _, leak in found]
+
+
+def _leave_out_duplicates(rows: Rows) -> None:
+    """Of equal rows keep the first: of the first source by name, and there in the order of its parts."""
+    order = numpy.lexsort((rows.mixed, rows.key))  # stable: equal rows stay in their order
+    key, mixed = rows.key[order], rows.mixed[order]
+    again = numpy.zeros(len(order), dtype=bool)
+    again[1:] = (key[1:] == key[:-1]) & (mixed[1:] == mixed[:-1])
+    first = order[numpy.maximum.accumulate(numpy.where(again, 0, numpy.arange(len(order))))] if len(order) else order
+    inside = again & (rows.source[order] == rows.source[first])
+    rows.leave_out(order[inside], FURTHER_PART)
+    rows.leave_out(order[again], OTHER_SOURCE)
 
 
 def _near_duplicates(recipe: Recipe, rows: Rows, scratch: Path) -> list[tuple[int, int]]:
@@ -252,8 +264,9 @@ def _take(recipe: Recipe, rows: Rows, wanted: dict[str, int]) -> list[Taken]:
     row, passed = numpy.concatenate(chosen), numpy.concatenate(passes)
     order = numpy.argsort(row, kind="stable")
     row, passed = row[order], passed[order]
-    keys = numpy.array([sort_key(recipe.seed, f"mix {times} {rows.id(place)}") for place, times in zip(row, passed, strict=True)],
-                       dtype=numpy.uint64)
+    keys = rows.mixed[row]
+    for again in numpy.flatnonzero(passed):
+        keys[again] = sort_key(recipe.seed, f"mix {passed[again]} {keys[again]}")
     taken = []
     for path, groups in itertools.groupby(rows.groups, key=lambda group: group.path):
         start = next(groups).start
@@ -272,9 +285,8 @@ def _count(writer: ConversationWriter, shard: pyarrow.Table) -> None:
 def _account_for_the_rest(writer: ConversationWriter, rows: Rows) -> None:
     for number, name in enumerate(rows.names):
         gone = numpy.flatnonzero((rows.source == number) & (rows.verdict != CLEAN))
-        for start in range(0, len(gone), ROWS_PER_SHARD):
-            some = gone[start : start + ROWS_PER_SHARD]
-            writer.drop(name, [""] * len(some), [rows.id(row) for row in some], [rows.reasons[rows.verdict[row]] for row in some])
+        for some, ids in rows.read(gone, "id"):
+            writer.drop(name, [""] * len(some), ids, [rows.reasons[verdict] for verdict in rows.verdict[some]])
 
 
 def _residue(mix: Path, overlap: Overlap) -> list[str]:
@@ -292,20 +304,20 @@ def _searching(overlap: Overlap) -> Callable[[tuple[Path, int]], list[str]]:
     return search
 
 
-def _named(rows: Rows, row: int, kept: int) -> NearPair:
-    return NearPair(rows.names[rows.source[row]], rows.id(row), rows.names[rows.source[kept]], rows.id(kept))
+def _named(rows: Rows, pairs: list[tuple[int, int]]) -> list[NearPair]:
+    """The near duplicates, by their digests."""
+    wanted = numpy.unique(numpy.array(pairs, dtype=numpy.int64))
+    ids = {int(row): row_id for some, read in rows.read(wanted, "id") for row, row_id in zip(some, read, strict=True)}
+    return [NearPair(rows.names[rows.source[row]], ids[row], rows.names[rows.source[kept]], ids[kept]) for row, kept in pairs]
 
 
 def _examples(rows: Rows, pairs: list[tuple[int, int]]) -> list[tuple[str, str]]:
     """The texts of a few pairs, chosen by the order of the rows' keys."""
     some = sorted(pairs, key=lambda pair: int(rows.key[pair[0]]))[:SHOWN]
-    return [(_text(rows, row), _text(rows, kept)) for row, kept in some]
-
-
-def _text(rows: Rows, row: int) -> str:
-    group = rows.groups[bisect.bisect_right([group.start for group in rows.groups], row) - 1]
-    (messages,) = read_shard(group.path, ["messages"], group.number).slice(row - group.start, 1)["messages"].to_pylist()
-    return "\n\n".join(turn["content"] for turn in messages)[:MOST_TEXT]
+    wanted = numpy.unique(numpy.array(some, dtype=numpy.int64))
+    texts = {int(row): "\n\n".join(turn["content"] for turn in turns)[:MOST_TEXT]
+             for here, read in rows.read(wanted, "messages") for row, turns in zip(here, read, strict=True)}
+    return [(texts[row], texts[kept]) for row, kept in some]
 
 
 def _lengths(rows: Rows) -> dict[str, tuple[int, int, int]]:
