@@ -289,7 +289,8 @@ def whole_path(folder: Path) -> list[Measurement]:
     speedup, cores = one["seconds"] / all_cores["seconds"], all_cores["cores"]
     for run in (*runs.values(), one, all_cores):
         stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in run["by_stage"].items())
-        print(f"{run['rows']:,} rows, {run['cores']} cores: {run['seconds']:.1f} s ({stages}), {run['megabytes']:.0f} MB, "
+        peaks = ", ".join(f"{stage} {megabytes:.0f}" for stage, megabytes in run["megabytes_by_stage"].items())
+        print(f"{run['rows']:,} rows, {run['cores']} cores: {run['seconds']:.1f} s ({stages}), peak {run['megabytes']:.0f} MB ({peaks}), "
               f"{run['tokens']:,} tokens", file=sys.stderr)
     return [
         Measurement("whole path: seconds of 10k, 100k, 1M rows grow with the exponent", exponent, None, 1.05 / exponent, 1.0, "",

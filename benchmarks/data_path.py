@@ -8,12 +8,17 @@ words drawn by frequency as in natural text, three sources in three formats, 2% 
 
 from __future__ import annotations
 
+import functools
 import json
+import multiprocessing
 import os
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pyarrow
@@ -25,7 +30,7 @@ from med42.data.prepare_source import prepare_source
 from med42.evaluation.prepare_benchmarks import prepare_benchmarks
 from med42.lineage.artifact import Outcome, Plan, produce
 from med42.lineage.journal import Job
-from med42.recipe import load_recipe
+from med42.recipe import Recipe, load_recipe
 from med42.training.prepare_base import train_tokenizer
 
 WORDS = 20_000  # different ones
@@ -82,7 +87,7 @@ def _write(folder: Path, kind: str, number: int, asked: list[str], answers: list
         path.write_text("instruction,input,output\n" + "".join(lines))
 
 
-def recipe_for(folder: Path, out: Path) -> object:
+def recipe_for(folder: Path, out: Path) -> Recipe:
     """A recipe whose three sources are the files of a folder."""
     sources = {
         kind: {"domain": "medical", "family": "meadow", "license": "Apache-2.0",
@@ -100,7 +105,7 @@ def recipe_for(folder: Path, out: Path) -> object:
 
 
 class Peak:
-    """The most memory that this process and its workers hold together, in MB: proportional set size, sampled."""
+    """The most memory that this process and its workers hold together, in MB: proportional share of anonymous pages, sampled."""
 
     def __init__(self) -> None:
         self.megabytes, self._stopped = 0.0, threading.Event()
@@ -138,9 +143,7 @@ def _held(process: int) -> int:
 
 
 def main(rows: int, folder: Path) -> None:
-    """Make the rows if they are not there, run the path, and print seconds by stage and the peak."""
-    import tempfile
-
+    """Make the rows if they are not there, run the path, each stage in a process of its own, and print seconds and peaks."""
     data = folder / f"rows-{rows}"
     if not data.exists():
         data.mkdir(parents=True)
@@ -149,36 +152,45 @@ def main(rows: int, folder: Path) -> None:
         out, job = Path(scratch), Job("benchmark", None, data)
         recipe = recipe_for(data, out)
         prepare_benchmarks(recipe, out / "exam", job)
-        seconds: dict[str, float] = {}
+        seconds, megabytes = dict.fromkeys(("prepare", "mix", "pack"), 0.0), dict.fromkeys(("prepare", "mix", "pack"), 0.0)
 
-        def timed(name: str, work: object) -> None:
-            clock = time.monotonic()
-            work()  # type: ignore[operator]
-            seconds[name] = seconds.get(name, 0.0) + time.monotonic() - clock
+        def measured(name: str, stage: Callable[..., Any], *arguments: Any) -> None:
+            told = out / "told.json"
+            process = multiprocessing.get_context("spawn").Process(target=_run, args=(told, stage, *arguments))
+            process.start()
+            process.join()
+            took, peak = json.loads(told.read_text())
+            told.unlink()
+            seconds[name], megabytes[name] = seconds[name] + took, max(megabytes[name], peak)
 
-        with Peak() as peak:
-            for name in recipe.sources:
-                timed("prepare", lambda name=name: prepare_source(recipe, name, out / name, job))
-            timed("mix", lambda: mix_data(recipe, [out / name for name in recipe.sources], out / "exam", out / "mix", job))
-            timed("base", lambda: produce(Plan("prepare_base", "model", {}, {}, "data"), out / "base", job, _tokenizer(data)))
-            timed("pack", lambda: pack_data(recipe, out / "mix", out / "base", out / "packed", job))
-        base = seconds.pop("base")  # not of the path: a published base comes with its tokenizer
+        for name in recipe.sources:
+            measured("prepare", prepare_source, recipe, name, out / name, job)
+        measured("mix", mix_data, recipe, [out / name for name in recipe.sources], out / "exam", out / "mix", job)
+        # Not of the path: a published base comes with its tokenizer.
+        produce(Plan("prepare_base", "model", {}, {}, "data"), out / "base", job, functools.partial(_tokenizer, data))
+        measured("pack", pack_data, recipe, out / "mix", out / "base", out / "packed", job)
         manifest = json.loads((out / "mix" / "manifest.json").read_text())
         packed = json.loads((out / "packed" / "manifest.json").read_text())
         print(json.dumps({
-            "rows": rows, "cores": len(os.sched_getaffinity(0)), "seconds": sum(seconds.values()), "by_stage": seconds, "tokenizer": base,
-            "megabytes": peak.megabytes, "kept": manifest["rows"], "root": manifest["merkle_root"], "tokens": packed["tokens"],
+            "rows": rows, "cores": len(os.sched_getaffinity(0)), "seconds": sum(seconds.values()), "by_stage": seconds,
+            "megabytes": max(megabytes.values()), "megabytes_by_stage": megabytes,
+            "kept": manifest["rows"], "root": manifest["merkle_root"], "tokens": packed["tokens"],
         }))
 
 
-def _tokenizer(data: Path) -> object:
-    """Trains one on the first rows."""
-    def build(draft: Path) -> Outcome:
-        first = pyarrow.parquet.read_table(data / "rows-000.parquet").slice(0, 2_000)["output"].to_pylist()
-        train_tokenizer(4096, first).save(str(draft / "tokenizer.json"))
-        return Outcome()
+def _run(told: Path, stage: Callable[..., Any], *arguments: Any) -> None:
+    with Peak() as peak:
+        clock = time.monotonic()
+        stage(*arguments)
+        seconds = time.monotonic() - clock
+    told.write_text(json.dumps([seconds, peak.megabytes]))
 
-    return build
+
+def _tokenizer(data: Path, draft: Path) -> Outcome:
+    """Trains one on the first rows."""
+    first = pyarrow.parquet.read_table(data / "rows-000.parquet").slice(0, 2_000)["output"].to_pylist()
+    train_tokenizer(4096, first).save(str(draft / "tokenizer.json"))
+    return Outcome()
 
 
 if __name__ == "__main__":

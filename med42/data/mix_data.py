@@ -279,7 +279,7 @@ def _take(recipe: Recipe, rows: Rows, wanted: dict[str, int]) -> list[Taken]:
 def _count(writer: ConversationWriter, shard: pyarrow.Table) -> None:
     for source in pyarrow.compute.unique(shard["source"]).to_pylist():
         mine = shard.filter(pyarrow.compute.equal(shard["source"], source))
-        writer.count(source, mine["id"].to_pylist(), pyarrow.compute.sum(mine["repeat"]).as_py())
+        writer.count(source, mine.num_rows, pyarrow.compute.sum(mine["repeat"]).as_py())
 
 
 def _account_for_the_rest(writer: ConversationWriter, rows: Rows) -> None:

@@ -66,7 +66,5 @@ def _contains(run: tuple[numpy.ndarray, numpy.ndarray], high: numpy.ndarray, low
 
 
 def _merged(first: tuple[numpy.ndarray, numpy.ndarray], second: tuple[numpy.ndarray, numpy.ndarray]) -> tuple[numpy.ndarray, numpy.ndarray]:
-    high = numpy.concatenate([first[0], second[0]])
-    low = numpy.concatenate([first[1], second[1]])
-    order = numpy.argsort(high, kind="stable")  # of two sorted runs: a merge
-    return high[order], low[order]
+    place = numpy.searchsorted(first[0], second[0], side="right")
+    return numpy.insert(first[0], place, second[0]), numpy.insert(first[1], place, second[1])

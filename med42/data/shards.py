@@ -84,18 +84,16 @@ class ConversationWriter:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._kept, self._dropped = Shards(folder, KEPT), Shards(folder / "dropped", DROPPED)
-        self._digests = bytearray()  # 32 bytes a kept row
         self._accounts: dict[str, dict[str, Any]] = {}
 
     def keep(self, source: str, table: pyarrow.Table) -> None:
         """Keep conversations of one source (schema KEPT)."""
         self._kept.add_table(table)
-        self.count(source, table["id"].to_pylist())
+        self.count(source, table.num_rows)
 
-    def count(self, source: str, ids: list[str], repeated: int = 0) -> None:
+    def count(self, source: str, rows: int, repeated: int = 0) -> None:
         """Count conversations that are kept, of which some are repeats of others."""
-        self._digests += bytes.fromhex("".join(ids))
-        self._account(source)["kept"] += len(ids) - repeated
+        self._account(source)["kept"] += rows - repeated
         self._account(source)["repeated"] += repeated
 
     def drop(self, source: str, places: list[str], ids: list[str], reasons: list[str]) -> None:
@@ -113,7 +111,11 @@ class ConversationWriter:
                      "dropped": dict(sorted(account["dropped"].items()))}
             for source, account in sorted(self._accounts.items())
         }
-        manifest = {"rows": len(self._digests) // 32, "merkle_root": merkle_root(self._digests), "sources": sources}
+        # Read again from the disk: 32 bytes a row are much while workers hold memory too.
+        digests = bytearray()
+        for path in shard_paths(self.folder):
+            digests += bytes.fromhex("".join(read_shard(path, ["id"])["id"].to_pylist()))
+        manifest = {"rows": len(digests) // 32, "merkle_root": merkle_root(digests), "sources": sources}
         (self.folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
         return manifest
 

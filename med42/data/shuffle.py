@@ -43,7 +43,7 @@ def in_key_order(parts: list[Taken], scratch: Path, out: Path, workers: int | No
     """Write the taken rows into shards in the order of their keys, equal keys by id.
 
     Yields:
-        `id`, `source` and `repeat` of each written shard, in order.
+        `id`, `source` and `repeat` of each written shard's rows, in order.
     """
     total = sum(len(part.places) for part in parts)
     count = max(1, math.ceil(total / ROWS_PER_SHARD))
