@@ -120,11 +120,11 @@ class Rows:
 
     def read(self, wanted: numpy.ndarray, column: str) -> Iterator[tuple[numpy.ndarray, list[Any]]]:
         """A column of some rows (ascending), read again from the disk: those of one row group after the other."""
-        starts = numpy.array([group.start for group in self.groups])
-        group_of = numpy.searchsorted(starts, wanted, side="right") - 1
-        for number in numpy.unique(group_of).tolist():
-            mine, group = wanted[group_of == number], self.groups[number]
-            yield mine, read_shard(group.path, [column], group.number).take(mine - group.start)[column].to_pylist()
+        bounds = numpy.searchsorted(wanted, [group.start for group in self.groups]).tolist()
+        for group, (start, stop) in zip(self.groups, itertools.pairwise([*bounds, len(wanted)]), strict=True):
+            if mine := wanted[start:stop].tolist():
+                table = read_shard(group.path, [column], group.number)
+                yield wanted[start:stop], table.take([row - group.start for row in mine])[column].to_pylist()
 
 
 def sort_key(seed: int, *words: object) -> int:
