@@ -19,7 +19,7 @@ from med42.data.conversation import Conversation, Dropped, row_digest
 from med42.data.families import find_family
 from med42.data.pages import account_blocks
 from med42.data.parallel import ordered_map
-from med42.data.phi import Account, PhiGate, phi_blocks, phi_report, stop_on
+from med42.data.phi import Account, PhiGate, detector_packages, phi_blocks, phi_report, stop_on
 from med42.data.readers import Block, Located, locate
 from med42.data.row import ColumnError, Row
 from med42.data.seen import Seen
@@ -69,7 +69,7 @@ def prepare_source(recipe: Recipe, name: str, out: Path, job: Job) -> Record:
         parameters={"name": source_of(name), "source": settings, "pinned": located.pinned, "labels": labels.pinned if labels else {},
                     "phi": recipe.phi.model_dump(mode="json"), "seed": recipe.seed}
         | ({"part": part.model_dump()} if part != WHOLE else {}),
-        inputs={}, layer="data", packages=("pyarrow",),
+        inputs={}, layer="data", packages=("pyarrow", *detector_packages(recipe.phi)),
     )
     return produce(plan, out, job, lambda draft: _prepare(recipe, source_of(name), part, labels, located, draft, job))
 

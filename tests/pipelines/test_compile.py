@@ -300,7 +300,9 @@ def test_every_task_asks_what_its_pool_says(paper):
 
 
 def test_gpus_that_the_profile_does_not_have_are_refused(tmp_path):
-    ordinary = Profile.model_validate({"name": "ordinary", "title": "No GPUs", "pools": {"train": {"cpu": "8"}}})
+    ordinary = Profile.model_validate({"name": "ordinary", "title": "No GPUs", "pools": {
+        "train": {"cpu": "8"}, "evaluate": {"accelerator": "nvidia.com/gpu"},
+    }})
     with pytest.raises(Med42Error) as told:
         written(tmp_path, "llama3-8b", [], ordinary)
     assert "profile ordinary: found no accelerator in the pool of train_sft; expected 8 a node" in str(told.value)

@@ -5,12 +5,11 @@ masking), `gate` (what becomes of a row, and the account), `plants` and `measure
 """
 
 from med42.data.phi.categories import CATEGORIES, SAFE_HARBOR
-from med42.data.phi.detector import Detector, Finding, detector_for, masked
+from med42.data.phi.detector import Detector, Finding, detector_for, detector_packages, masked
 from med42.data.phi.gate import Account, PhiGate, cleaned, merged_reports, phi_report, recall, stop_on
 from med42.data.phi.pages import phi_blocks
 
 __all__ = [
-    "CATEGORIES", "SAFE_HARBOR", "Account", "Detector", "Finding", "PhiGate", "cleaned", "detector_for", "masked", "merged_reports",
-    "phi_blocks",
-    "phi_report", "recall", "stop_on",
+    "CATEGORIES", "SAFE_HARBOR", "Account", "Detector", "Finding", "PhiGate", "cleaned", "detector_for", "detector_packages",
+    "masked", "merged_reports", "phi_blocks", "phi_report", "recall", "stop_on",
 ]

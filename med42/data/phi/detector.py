@@ -95,3 +95,16 @@ def detector_for(settings: Phi) -> Detector:
 
     further, identity = presidio_findings(settings)
     return Detector(settings.least_score, further, f"patterns and {identity}")
+
+
+def detector_packages(settings: Phi) -> tuple[str, ...]:
+    """The distributions, beside this one, whose versions decide what the detector finds.
+
+    Raises:
+        Med42Error: one of them is not installed.
+    """
+    if settings.detector == "patterns":
+        return ()
+    from med42.data.phi.presidio import presidio_packages
+
+    return presidio_packages()

@@ -6,6 +6,7 @@ gets a blank one. Its e-mail recogniser would fetch a list of domain suffixes; i
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from med42.data.phi.detector import Further
@@ -19,6 +20,23 @@ ENTITIES: dict[str, PhiCategory] = {
     "IP_ADDRESS": "ip", "MAC_ADDRESS": "device", "UUID": "other",
 }
 
+PACKAGES = ("presidio-analyzer", "spacy", "tldextract")
+
+
+def presidio_packages() -> tuple[str, ...]:
+    """The distributions whose versions decide what is found.
+
+    Raises:
+        Med42Error: one of them is not installed.
+    """
+    try:
+        for package in PACKAGES:
+            version(package)
+    except PackageNotFoundError as error:
+        raise Med42Error("phi.detector", f"presidio, for which {error.name} is not installed", "an installed detector",
+                         "Install med42-pipeline[presidio], or set phi.detector to patterns.") from error
+    return PACKAGES
+
 
 def presidio_findings(settings: Phi) -> tuple[Further, str]:
     """What Presidio finds in a text, and which Presidio and model it is.
@@ -26,15 +44,10 @@ def presidio_findings(settings: Phi) -> tuple[Further, str]:
     Raises:
         Med42Error: Presidio or the model is not installed.
     """
-    try:
-        import presidio_analyzer
-        import spacy
-        import tldextract
-    except ImportError as error:
-        raise Med42Error("phi.detector", "presidio, which is not installed", "an installed detector",
-                         "Install med42-pipeline[presidio], or set phi.detector to patterns.") from error
-    from importlib.metadata import version
-
+    presidio_packages()
+    import presidio_analyzer
+    import spacy
+    import tldextract
     from presidio_analyzer.nlp_engine import SpacyNlpEngine
     from presidio_analyzer.predefined_recognizers import EmailRecognizer
 

@@ -159,7 +159,7 @@ CONTACTS = (
         rf"|{NUMBER}){{0,2}}|facsimile{NUMBER}?", ("fax", "faxed", "telefax", "telefaxed", "facsimile"), 7, PHONE),
     _form("fax", 0.85, "fax number", rf"(?<![\w-])(?P<it>(?:\+?\d{{1,3}}[-. ]?)?{LOCAL}) {{0,2}}\(?(?:(?:fax|facsimile)\b|f\))",
         needs=("fax", "facsimile", "(f)"), check=digits(7)),
-    _form("email", 0.9, "e-mail address", r"(?<![\w.+%-])[\w.+%'-]++ ?@ ?[\w-]++(?:\.[\w-]++)++", None, ("@",), _mailbox),
+    _form("email", 0.9, "e-mail address", r"(?<![\w.+%-])[\w.+%'-]++ ?@ ?[\w-]++(?:\.[\w-]++)+", None, ("@",), _mailbox),
     _form("email", 0.75, "spelled e-mail address", r"(?<![\w.+-])[\w.+-]++ ?(?:[\[({] ?at ?[\])}]| at ) ?[\w-]++(?: ?(?:[\["
         r"({] ?dot ?[\])}]| dot |\.) ?[\w-]{2,63}){0,3} ?(?:[\[({] ?dot ?[\])}]| dot ) ?(?:com|org|net|edu|gov|uk|ca|de|io)\b", None,
         ("dot",)),
