@@ -1,4 +1,4 @@
-"""The command line: `recipes`, `check`, `lock`, `run`, `compile`, `audit verify`.
+"""The command line: `recipes`, `check`, `plan`, `lock`, `run`, `compile`, `audit verify`.
 
 Nothing here needs torch, and only `run` and `compile` need kfp.
 """
@@ -70,6 +70,22 @@ def check(
             print(json.dumps(json.loads(dump_recipe(resolved)), indent=1))
         else:
             print_check(resolved, _console())
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument,
+    changes: SetOption = [],  # noqa: B006
+    accelerators: Annotated[Path | None, typer.Option(help="Your own table of GPUs and prices.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+) -> None:
+    """Reckon memory, time, cost and traffic of a recipe's trainings; exit with 1 where one does not fit its GPUs."""
+    from med42.cli.plan import print_plan
+    from med42.training.planning import load_accelerators
+
+    with _told_plainly():
+        fits = print_plan(load_recipe(recipe, changes), load_accelerators(accelerators), as_json, _console())
+    raise typer.Exit(0 if fits else 1)
 
 
 @app.command()

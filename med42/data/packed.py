@@ -26,6 +26,8 @@ from med42.errors import Med42Error
 FORMAT = "med42.packed/1"
 TOKENS, DOCUMENTS, CHUNKS, MEMBERS = "tokens.bin", "documents.npy", "chunks.npy", "members.npy"
 
+AT_ONCE = 1 << 22  # tokens that are checked at once
+
 Chunk = dict[str, NDArray[np.int32]]
 
 
@@ -77,6 +79,21 @@ class PackedChunks(Sequence[Chunk]):
         starts, ends = self._documents[members], self._documents[members + 1]
         tokens = np.concatenate([self._tokens[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)])
         return {"input_ids": ids_of(tokens), "labels": labels_of(tokens), "seq_lengths": (ends - starts).astype(np.int32)}
+
+    def assert_vocabulary(self, size: int) -> None:
+        """Refuse tokens that a model of this vocabulary does not have.
+
+        Raises:
+            Med42Error: names the first one, its document and its place there.
+        """
+        for start in range(0, self.tokens, AT_ONCE):
+            ids = ids_of(self._tokens[start : start + AT_ONCE])
+            if ids.max() >= size:
+                place = start + int(np.argmax(ids >= size))
+                document = int(np.searchsorted(self._documents, place, side="right")) - 1
+                raise Med42Error(self.folder / TOKENS, f"token {int(ids[place - start]):,} in document {document:,}, "
+                                 f"at its place {place - int(self._documents[document]):,}", f"ids below {size:,}, the base model's vocabulary",
+                                 "Pack the mix with this base model's tokenizer, or make the artifact again.")
 
     def __reduce__(self) -> tuple[object, ...]:
         """Travel as the folder's name: another process maps the file itself."""

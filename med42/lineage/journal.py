@@ -81,8 +81,16 @@ class Progress:
     """Steps done, told at most every `interval` seconds: out of a total and with the time left, where the total is known."""
 
     def __init__(self, job: Job, name: str, total: int | None, unit: str, interval: float = 2.0) -> None:
-        self.job, self.name, self.total, self.unit, self.interval = job, name, total, unit, interval
+        self.job, self.name, self.total, self.unit, self.interval, self.before = job, name, total, unit, interval, 0
         self.started = self.told = time.monotonic()
+
+    def begin(self, total: int, before: int) -> None:
+        """Start the clock: how many there are in all, and how many an earlier attempt did."""
+        self.total, self.before, self.started = total, before, time.monotonic()
+
+    def pace(self, done: int) -> float:
+        """How many are finished a second, of those of this attempt."""
+        return (done - self.before) / max(time.monotonic() - self.started, 1e-3)
 
     def step(self, done: int, **facts: Any) -> None:
         """Tell that this many are finished."""
@@ -91,7 +99,7 @@ class Progress:
             return
         self.told = now
         if self.total is not None:
-            left = (now - self.started) / max(done, 1) * (self.total - done)
+            left = (self.total - done) / self.pace(done) if done > self.before else 0.0
             facts = {"total": self.total, "unit": self.unit, "seconds_left": round(left, 1), **facts}
         else:
             facts = {"unit": self.unit, "a_second": round(done / max(now - self.started, 1e-3)), **facts}

@@ -87,7 +87,7 @@ def expected_sft_steps(recipe: Recipe) -> int | None:
     chunks = expected_chunks(recipe)
     if recipe.sft.steps is not None:
         return recipe.sft.steps
-    return None if chunks is None else math.ceil(recipe.sft.epochs * math.ceil(chunks / recipe.sft.rows_per_step))
+    return None if chunks is None else math.ceil(recipe.sft.epochs * math.ceil(chunks / recipe.sft.batch))
 
 
 def expected_pairs(recipe: Recipe, names: list[str]) -> int | None:
@@ -113,10 +113,10 @@ def _sft_facts(recipe: Recipe) -> list[Fact]:
         steps_note += f"; within {hidden:.1f}, which rounding hides; no confirmation, for the tokens a row come from the printed steps"
     return [
         Fact("SFT GPUs", _gpus(sft.devices), _printed(recipe, "sft_gpus"), _gpus_note(sft.devices)),
-        Fact("SFT chunks a step", sft.rows_per_step, None,
+        Fact("SFT chunks a step", sft.batch, None,
              f"{sft.devices.processes} processes x {sft.rows_per_device} chunks x {sft.accumulation} micro-steps"),
-        Fact("SFT tokens a step", sft.rows_per_step * pack.chunk, _printed(recipe, "sft_tokens_per_step"),
-             f"{sft.rows_per_step} chunks x {pack.chunk:,} tokens"),
+        Fact("SFT tokens a step", sft.batch * pack.chunk, _printed(recipe, "sft_tokens_per_step"),
+             f"{sft.batch} chunks x {pack.chunk:,} tokens"),
         Fact("packed chunks an epoch", expected_chunks(recipe), None,
              f"rows of the mix x {length:g} tokens / {pack.chunk:,}" if length else "counted when the data are packed"),
         Fact("SFT steps", expected_sft_steps(recipe), printed_steps, steps_note, hidden),

@@ -100,6 +100,18 @@ class Part(Frozen):
         return self
 
 
+class Shape(Frozen):
+    """The sizes of a Llama model, for estimates before its weights are there."""
+
+    vocabulary: PositiveInt
+    hidden_size: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    kv_heads: PositiveInt
+    feed_forward: PositiveInt
+    tied: bool = Field(default=False, description="whether the head uses the embedding's weights")
+
+
 class HubBase(Frozen):
     """A published base model, by revision."""
 
@@ -107,6 +119,7 @@ class HubBase(Frozen):
     repo: str
     revision: str = "main"
     license: str
+    shape: Shape | None = Field(default=None, description="for estimates; the weights' own configuration is what is trained")
 
 
 class RandomBase(Frozen):
@@ -126,6 +139,12 @@ class RandomBase(Frozen):
     context: PositiveInt
     initializer_range: Positive = 0.02
     license: str = "Apache-2.0"
+
+    @property
+    def shape(self) -> Shape:
+        """Its sizes; the head is tied to the embedding."""
+        return Shape(vocabulary=self.vocabulary, hidden_size=self.hidden_size, layers=self.layers, heads=self.heads,
+                     kv_heads=self.kv_heads, feed_forward=self.feed_forward, tied=True)
 
 
 # --- data ---------------------------------------------------------------------------------------
@@ -275,8 +294,13 @@ class Compute(Frozen):
     activation_checkpointing: bool = False
     attention: Literal["sdpa", "flash_attention_2"] = "sdpa"
     threads: PositiveInt | None = Field(default=None, description="CPU threads of one process")
+    sharding: Literal["ddp", "zero-2", "zero-3"] = Field(
+        default="ddp", description="what processes share out: nothing; gradients and optimizer; weights too, as FSDP's full shard does"
+    )
     log_every: PositiveInt = 10
     checkpoint_every: NonNegativeInt = Field(default=0, description="steps; 0: no checkpoints")
+    checkpoints_kept: int = Field(default=2, ge=2, description="the newest ones; one of them may be half written when a node is lost")
+    diverges_at: Positive = Field(default=3.0, description="a logged loss that is this many times the first one stops the training")
 
     @model_validator(mode="after")
     def _checkpoints_fall_on_logged_steps(self) -> Compute:
@@ -286,19 +310,36 @@ class Compute(Frozen):
         return self
 
 
+class Lora(Frozen):
+    """Train low-rank updates of the projections instead of all weights; the model that comes out has them added in."""
+
+    rank: PositiveInt
+    alpha: Positive
+    dropout: Fraction = 0.0
+    projections: list[str] = Field(
+        default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], min_length=1
+    )
+
+
 class Sft(Optimizer, Compute):
     """Supervised fine-tuning (Table 2)."""
 
     epochs: Positive
     steps: NonNegativeInt | None = Field(default=None, description="exact count, instead of epochs")
+    batch: PositiveInt = Field(description="packed chunks one optimizer step sees, over all processes")
     rows_per_device: PositiveInt
-    accumulation: PositiveInt = 1
+    lora: Lora | None = Field(default=None, description="absent: all weights are trained, as in the paper")
     devices: Devices = Devices()
 
+    @model_validator(mode="after")
+    def _batch_is_reachable(self) -> Sft:
+        _micro_steps(self.batch, self.devices, self.rows_per_device, "rows_per_device")
+        return self
+
     @property
-    def rows_per_step(self) -> int:
-        """Packed chunks that one optimizer step sees, over all processes."""
-        return self.devices.processes * self.rows_per_device * self.accumulation
+    def accumulation(self) -> int:
+        """Micro-steps a process adds up before one optimizer step."""
+        return _micro_steps(self.batch, self.devices, self.rows_per_device, "rows_per_device")
 
 
 class PreferenceSource(Frozen):
@@ -330,19 +371,26 @@ class Dpo(Optimizer, Compute):
 
     @model_validator(mode="after")
     def _batch_is_reachable(self) -> Dpo:
-        at_once = self.devices.processes * self.pairs_per_device
-        if self.batch % at_once:
-            near = max(at_once, self.batch // at_once * at_once)
-            raise ValueError(
-                f"batch {self.batch} is not a multiple of {self.devices.processes} processes x "
-                f"{self.pairs_per_device} pairs a device = {at_once}; the nearest that is: {near}"
-            )
+        _micro_steps(self.batch, self.devices, self.pairs_per_device, "pairs_per_device")
         return self
 
     @property
     def accumulation(self) -> int:
         """Micro-steps a process adds up before one optimizer step."""
-        return self.batch // (self.devices.processes * self.pairs_per_device)
+        return _micro_steps(self.batch, self.devices, self.pairs_per_device, "pairs_per_device")
+
+
+def _micro_steps(batch: int, devices: Devices, at_once: int, key: str) -> int:
+    """Micro-steps that make up a batch: batch = processes x at once on each x micro-steps."""
+    processes = devices.processes
+    if batch % (processes * at_once) == 0:
+        return batch // (processes * at_once)
+    fitting = [f"{key}={number}" for number in range(1, batch // processes + 1) if batch % (processes * number) == 0]
+    others = [str(number) for number in range(1, batch // at_once + 1) if batch % (number * at_once) == 0]
+    ways = [f"with {processes} processes: {', '.join(fitting)}"] if fitting else []
+    ways += [f"with {key}={at_once}: {', '.join(others)} processes"] if others else []
+    raise ValueError(f"batch {batch} is no multiple of {processes} processes x {key} {at_once} = {processes * at_once}; "
+                     f"what reaches it {'; '.join(ways) or f'with {key}=1: a number of processes that divides {batch}'}")
 
 
 # --- evaluation and release ---------------------------------------------------------------------
@@ -458,6 +506,15 @@ class Recipe(Frozen):
         for key, policy in policies.items():
             if policy in ("mask", "drop") and self.phi.sample < 1:
                 raise ValueError(f"{key} is '{policy}', which would leave the rows outside the sample as they are; phi.sample must be 1")
+        return self
+
+    @model_validator(mode="after")
+    def _a_step_sees_the_papers_tokens(self) -> Recipe:
+        if self.paper and self.sft.batch * self.pack.chunk != self.paper.sft_tokens_per_step:
+            printed = self.paper.sft_tokens_per_step
+            fitting = f"set sft.batch={printed // self.pack.chunk}" if printed % self.pack.chunk == 0 else "choose a chunk that divides it"
+            raise ValueError(f"sft.batch {self.sft.batch} x pack.chunk {self.pack.chunk:,} = {self.sft.batch * self.pack.chunk:,} tokens "
+                             f"a step; Table 2 prints {printed:,}: {fitting}, or paper=null for an experiment of your own")
         return self
 
     @model_validator(mode="after")

@@ -2,6 +2,8 @@
 
     torchrun --nnodes N --nproc-per-node M ... -m med42.training.train_sft --job FILE --out DIR --scratch DIR --input base=DIR ...
 
+Where a process fails it leaves word of why in the scratch folder, and the stage tells the error that explains the others.
+
 A recipe that asks for one process is trained inside the stage. More processes of one node are started here: one a GPU,
 or, on a machine without GPUs, as many CPU processes over gloo, which is how the same code is tested. On several nodes each node
 runs the command, and one of them is the meeting point.
@@ -12,9 +14,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +27,9 @@ from med42.errors import Med42Error
 from med42.lineage.artifact import Outcome
 from med42.lineage.journal import Job, read_job, write_job
 from med42.recipe import Recipe
-from med42.recipe.schema import Devices
+from med42.recipe.schema import Devices, Dpo, Sft
+from med42.training.failures import explained, first_failure, memory_advice, write_failure
+from med42.training.sharding import is_first_process
 
 # What a trainer module offers: train(recipe, inputs by name, draft folder, scratch folder, job).
 Train = Callable[[Recipe, dict[str, Path], Path, Path, Job], Outcome]
@@ -30,26 +37,43 @@ Train = Callable[[Recipe, dict[str, Path], Path, Path, Job], Outcome]
 OUTCOME = "outcome.json"
 
 
-def start(train: Train, devices: Devices, recipe: Recipe, inputs: dict[str, Path], draft: Path, job: Job) -> Outcome:
+def start(train: Train, stage: str, settings: Sft | Dpo, recipe: Recipe, inputs: dict[str, Path], draft: Path, job: Job) -> Outcome:
     """Train here, or in as many processes as the recipe's devices ask for.
 
     Raises:
-        Med42Error: several nodes are asked for, or a process failed.
+        Med42Error: several nodes are asked for, or what ended the first process that failed.
     """
+    devices = settings.devices
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        if devices.processes == 1:
-            return train(recipe, inputs, draft, scratch, job)
+        if devices.processes == 1 and settings.sharding == "ddp":
+            outcome: Outcome = explained(stage, recipe, lambda: train(recipe, inputs, draft, scratch, job))
+            return outcome
         if devices.nodes > 1:
             raise Med42Error("devices.nodes", str(devices.nodes), "1: a stage starts the processes of its own node only",
                              "Set devices.nodes=1, and devices.gpus_per_node to what the node has.")
         write_job(scratch / "job.json", recipe, job)
         command = torchrun(train.__module__, devices, "", scratch / "job.json", inputs, draft, scratch)
-        status = subprocess.run([sys.executable, *command], check=False).returncode
+        status = _run(command)
         if status:
-            raise Med42Error(f"{devices.gpus_per_node} processes of {train.__module__}", f"exit status {status}", "0",
-                             "The log above says which process failed and why.")
+            raise first_failure(scratch) or Med42Error(
+                f"{devices.processes} processes of {train.__module__}", f"exit status {status}, and no word of why", "0",
+                f"Killed from outside, the node lost, or out of the machine's memory: look at the log above. {memory_advice(stage)}")
         return Outcome(**json.loads((scratch / OUTCOME).read_text()))
+
+
+def _run(command: list[str]) -> int:
+    """Run torchrun to its end, and let it hear when this process is told to end; its exit status."""
+    process = subprocess.Popen([sys.executable, *command])
+    passed_on = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate()) if passed_on else None
+    try:
+        return process.wait()
+    finally:
+        if passed_on:
+            signal.signal(signal.SIGTERM, before)
+        if process.poll() is None:
+            process.kill()
 
 
 def torchrun(module: str, devices: Devices, meeting_point: str, job_file: Path, inputs: dict[str, Path], out: Path,
@@ -73,8 +97,13 @@ def torchrun(module: str, devices: Devices, meeting_point: str, job_file: Path, 
     ]
 
 
-def main(train: Train) -> None:
-    """The entry point of one process under torchrun."""
+def main(train: Train, stage: Callable[[dict[str, Path]], str]) -> None:
+    """The entry point of one process under torchrun.
+
+    Args:
+        train: the training.
+        stage: its name, by its inputs.
+    """
     parser = argparse.ArgumentParser(description=train.__doc__)
     parser.add_argument("--job", required=True, help="recipe and places, as preflight wrote them")
     parser.add_argument("--out", required=True, type=Path, help="folder to write into")
@@ -83,13 +112,10 @@ def main(train: Train) -> None:
     given = parser.parse_args()
     recipe, job = read_job(given.job)
     inputs = {name: Path(path) for name, _, path in (pair.partition("=") for pair in given.input)}
-    outcome = train(recipe, inputs, given.out, given.scratch, job)
+    try:
+        outcome = explained(stage(inputs), recipe, lambda: train(recipe, inputs, given.out, given.scratch, job))
+    except BaseException as error:
+        write_failure(given.scratch, int(os.environ.get("RANK", "0")), error)
+        raise
     if is_first_process():
         (given.scratch / OUTCOME).write_text(json.dumps(dataclasses.asdict(outcome)))
-
-
-def is_first_process() -> bool:
-    """Whether this process is the one that writes."""
-    import torch.distributed
-
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0

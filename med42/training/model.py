@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -38,28 +37,23 @@ def load_model(folder: Path, compute: Compute) -> Any:
         raise Med42Error(folder, f"weights that do not load ({error})", "a whole model", "Make the model artifact again.") from error
 
 
-def save_model(model: Any, start: Path, out: Path) -> None:
-    """Write weights and configuration, and copy the tokenizer and template of the model it started from."""
-    write_weights(model, out)
+def save_model(model: Any, start: Path, out: Path, weights: dict[str, Any] | None = None) -> None:
+    """Write weights and configuration, and copy the tokenizer and template of the model it started from.
+
+    Args:
+        model: the model.
+        start: folder of the model that it started from.
+        out: folder to write into.
+        weights: gathered from the shards of all processes, where the model itself holds only its own.
+    """
+    write_weights(model, out, weights)
     for name in COMPANIONS:
         if (start / name).is_file() and not (out / name).is_file():
             shutil.copyfile(start / name, out / name)
 
 
-def write_weights(model: Any, out: Path) -> None:
+def write_weights(model: Any, out: Path, weights: dict[str, Any] | None = None) -> None:
     """Write weights and configuration, for everyone to read."""
-    model.save_pretrained(out)
+    model.save_pretrained(out, state_dict=weights)
     for path in out.glob("*.safetensors"):
         path.chmod(0o644)  # written as 0600, which other users of a shared volume cannot read
-
-
-def assert_finite(history: list[dict[str, Any]], stage: str) -> None:
-    """Refuse a training that went wrong without saying so.
-
-    Raises:
-        Med42Error: a logged loss that is not finite.
-    """
-    for entry in history:
-        if "loss" in entry and not math.isfinite(entry["loss"]):
-            raise Med42Error(f"{stage}, step {entry['step']}", f"loss {entry['loss']}", "a finite loss",
-                             "Lower the learning rate, or look at the rows of that step.")

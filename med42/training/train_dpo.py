@@ -8,29 +8,21 @@ beta * log(pi_3/pi_0) = beta * (log(pi_3/pi_2) + log(pi_2/pi_1) + log(pi_1/pi_0)
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 from typing import Any
 
 from med42.errors import Med42Error
 from med42.lineage.artifact import Outcome, Plan, produce, stage
-from med42.lineage.journal import Job, Progress
+from med42.lineage.journal import Job
 from med42.lineage.record import Record, read_record
 from med42.recipe import Recipe
 from med42.report import page
 from med42.report.quiet import work_offline_and_quietly
-from med42.training.checkpoints import checkpoint_folder, discard, marking_callback, newest
-from med42.training.launch import is_first_process, main, start
-from med42.training.model import assert_finite, load_model, save_model
+from med42.training.checkpoints import checkpoint_folder, discard
+from med42.training.launch import main, start
+from med42.training.model import load_model
 from med42.training.train_sft import PACKAGES
-from med42.training.trainer import (
-    assert_world_size,
-    curves,
-    progress_callback,
-    score_supervised_positions_only,
-    training_arguments,
-    write_log,
-)
+from med42.training.trainer import Training, curves, score_supervised_positions_only, training_arguments, write_log
 
 IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
@@ -48,7 +40,7 @@ def train_dpo(recipe: Recipe, round_number: int, policy: Path, preferences: Path
     settings = recipe.dpo.model_dump(mode="json", exclude={"rounds", "held_out"})
     parameters, inputs = {"seed": recipe.seed, "round": round_number, "dpo": settings}, {"policy": policy, "preferences": preferences}
     plan = Plan("train_dpo", "model", parameters, inputs, "training", PACKAGES, name=f"train_dpo-{round_number}")
-    record = produce(plan, out, job, lambda draft: start(train, recipe.dpo.devices, recipe, inputs, draft, job))
+    record = produce(plan, out, job, lambda draft: start(train, plan.name, recipe.dpo, recipe, inputs, draft, job))
     discard(checkpoint_folder(plan.name, recipe, recipe.dpo, inputs, job))
     return record
 
@@ -57,7 +49,7 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
     """Train with TRL's DPOTrainer on pairs that are token ids already; the first process writes the model."""
     work_offline_and_quietly()
     import datasets
-    from transformers import AutoTokenizer, PrinterCallback
+    from transformers import AutoTokenizer
     from trl import DPOConfig, DPOTrainer
 
     class PreparedDPOTrainer(DPOTrainer):
@@ -67,39 +59,31 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
             return dataset
 
     settings, policy, preferences = recipe.dpo, inputs["policy"], inputs["preferences"]
-    name = read_record(preferences).name.replace("build_preferences", "train_dpo")
+    name = name_of(inputs)
     round_number = int(name.rpartition("-")[2])
-    checkpoints = checkpoint_folder(name, recipe, settings, inputs, job)
+    training = Training(name, recipe, settings, inputs, scratch, job, 2 * settings.batch * settings.max_length)
     score_supervised_positions_only()
-    assert_world_size(settings.devices.processes)
     tokenizer = AutoTokenizer.from_pretrained(policy)
+    arguments = DPOConfig(
+        **training_arguments(settings, settings.pairs_per_device, recipe.seed, training), beta=settings.beta, loss_type=[settings.loss],
+        per_device_train_batch_size=settings.pairs_per_device, per_device_eval_batch_size=settings.pairs_per_device,
+        max_length=settings.max_length, precompute_ref_log_probs=True,
+    )
     model = load_model(policy, settings)
-    history: list[dict[str, Any]] = []
-    steps = 0
     held_out: dict[str, float] = {}
-    clock = time.monotonic()
     if settings.steps != 0:
         def rows(folder: Path) -> Any:
             paths = [str(path) for path in sorted(folder.glob("part-*.parquet"))]
             return datasets.Dataset.from_parquet(paths, columns=list(IDS), cache_dir=str(scratch)) if paths else None
 
-        arguments = DPOConfig(
-            **training_arguments(settings, recipe.seed, checkpoints, scratch), beta=settings.beta, loss_type=[settings.loss],
-            per_device_train_batch_size=settings.pairs_per_device, per_device_eval_batch_size=settings.pairs_per_device,
-            max_length=settings.max_length, precompute_ref_log_probs=True,
-        )
         trainer = PreparedDPOTrainer(
             model=model, args=arguments, train_dataset=rows(preferences), eval_dataset=rows(preferences / "held_out"),
-            processing_class=tokenizer, callbacks=[progress_callback(Progress(job, name, 0, "steps")), marking_callback()],
+            processing_class=tokenizer,
         )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=newest(checkpoints))
-        steps = trainer.state.global_step
-        history = [entry for entry in trainer.state.log_history if "loss" in entry]
+        training.run(trainer)
         if trainer.eval_dataset is not None:
             held_out = trainer.evaluate()
-        model = trainer.accelerator.unwrap_model(trainer.model)
-    assert_finite(history, name)
+    steps, history = training.steps, training.logged
     if history and abs(history[0]["loss"] - math.log(2)) > FIRST_LOSS_TOLERANCE:
         raise Med42Error(name, f"first loss {history[0]['loss']:.4f}", f"ln 2 = {math.log(2):.4f}: start and reference are the same model",
                          "The reference log-probabilities belong to another model; make the round again.")
@@ -114,12 +98,16 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
             "margin_over_sft": held_out["eval_rewards/margins"] + before.get("margin_over_sft", 0.0),
             "preference_gap": held_out["eval_logps/chosen"] - held_out["eval_logps/rejected"],
         }
-    if is_first_process():
-        save_model(model, policy, draft)
+    if training.save(model, policy, draft):
         _write_page(recipe, round_number, measured, history, draft)
         write_log(history, draft)
     margin = f", margin over SFT {measured['held_out']['margin_over_sft']:.2f}" if held_out else ""
-    return Outcome({**measured, "summary": f"{measured['steps']} steps{margin}"}, {"train_seconds": round(time.monotonic() - clock, 2)})
+    return Outcome({**measured, "summary": f"{measured['steps']} steps{margin}"}, training.observed())
+
+
+def name_of(inputs: dict[str, Path]) -> str:
+    """The round's name, by its pairs."""
+    return read_record(inputs["preferences"]).name.replace("build_preferences", "train_dpo")
 
 
 def _write_page(recipe: Recipe, round_number: int, measured: dict[str, Any], history: list[dict[str, Any]], draft: Path) -> None:
@@ -137,4 +125,4 @@ def _write_page(recipe: Recipe, round_number: int, measured: dict[str, Any], his
 
 
 if __name__ == "__main__":
-    main(train)
+    main(train, name_of)

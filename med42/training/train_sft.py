@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +12,16 @@ from med42.data.chat import IGNORED
 from med42.data.packed import Chunk, PackedChunks
 from med42.errors import Med42Error
 from med42.lineage.artifact import Outcome, Plan, produce, stage
-from med42.lineage.journal import Job, Progress
+from med42.lineage.journal import Job
 from med42.lineage.record import Record, read_record
 from med42.recipe import Recipe
+from med42.recipe.schema import Sft
 from med42.report import page
 from med42.report.quiet import work_offline_and_quietly
-from med42.training.checkpoints import checkpoint_folder, discard, marking_callback, newest
-from med42.training.launch import is_first_process, main, start
-from med42.training.model import assert_finite, load_model, save_model
-from med42.training.trainer import (
-    assert_world_size,
-    curves,
-    progress_callback,
-    score_supervised_positions_only,
-    training_arguments,
-    write_log,
-)
+from med42.training.checkpoints import checkpoint_folder, discard
+from med42.training.launch import main, start
+from med42.training.model import load_model
+from med42.training.trainer import Training, curves, score_supervised_positions_only, training_arguments, write_log
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate")
 
@@ -44,7 +37,7 @@ def train_sft(recipe: Recipe, base: Path, packed: Path, out: Path, job: Job) -> 
         raise Med42Error(packed, "chunks packed with another base model's tokenizer", "chunks of this base", "Run pack_data for this base.")
     inputs = {"base": base, "packed": packed}
     plan = Plan("train_sft", "model", {"seed": recipe.seed, "sft": recipe.sft.model_dump(mode="json")}, inputs, "training", PACKAGES)
-    record = produce(plan, out, job, lambda draft: start(train, recipe.sft.devices, recipe, inputs, draft, job))
+    record = produce(plan, out, job, lambda draft: start(train, "train_sft", recipe.sft, recipe, inputs, draft, job))
     discard(checkpoint_folder("train_sft", recipe, recipe.sft, inputs, job))
     return record
 
@@ -93,61 +86,59 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
     """Train with TRL's SFTTrainer on chunks that are packed already; the first process writes the model."""
     work_offline_and_quietly()
     import datasets
-    from transformers import AutoTokenizer, PrinterCallback
+    from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    settings, base, packed = recipe.sft, inputs["base"], inputs["packed"]
+    settings, base, chunks = recipe.sft, inputs["base"], PackedChunks(inputs["packed"])
+    training = Training("train_sft", recipe, settings, inputs, scratch, job, settings.batch * recipe.pack.chunk)
     score_supervised_positions_only()
-    assert_world_size(settings.devices.processes)
     tokenizer = AutoTokenizer.from_pretrained(base)
+    arguments = SFTConfig(
+        **training_arguments(settings, settings.rows_per_device, recipe.seed, training), per_device_train_batch_size=settings.rows_per_device,
+        dataset_kwargs={"skip_prepare_dataset": True}, packing=False, max_length=None,
+    )
     model = load_model(base, settings)
-    chunks = PackedChunks(packed)
-    checkpoints = checkpoint_folder("train_sft", recipe, settings, inputs, job)
-    clock = time.monotonic()
-    history: list[dict[str, Any]] = []
-    steps = 0
+    chunks.assert_vocabulary(model.config.vocab_size)
     if settings.steps != 0:
         rows = datasets.Dataset.from_dict({"chunk": range(len(chunks))}).with_transform(functools.partial(gather, chunks))
-        arguments = SFTConfig(
-            **training_arguments(settings, recipe.seed, checkpoints, scratch), per_device_train_batch_size=settings.rows_per_device,
-            dataset_kwargs={"skip_prepare_dataset": True}, packing=False, max_length=None,
-        )
-        trainer = SFTTrainer(
-            model=model, args=arguments, train_dataset=rows, processing_class=tokenizer,
+        training.run(SFTTrainer(
+            model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, peft_config=_low_rank(settings),
             data_collator=lambda batch: collate(batch, tokenizer.pad_token_id or 0, settings.attention == "flash_attention_2"),
-            callbacks=[progress_callback(Progress(job, "train_sft", 0, "steps")), marking_callback()],
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=newest(checkpoints))
-        history, steps = trainer.state.log_history, trainer.state.global_step
-        model = trainer.accelerator.unwrap_model(trainer.model)
-    logged = [entry for entry in history if "loss" in entry]
-    assert_finite(logged, "train_sft")
-    if is_first_process():
-        save_model(model, base, draft)
-        _write_page(recipe, steps, logged, draft)
-        write_log(logged, draft)
-    seconds = time.monotonic() - clock
+        ))
+    if training.save(model, base, draft):
+        _write_page(recipe, training, draft)
+        write_log(training.logged, draft)
     measured: dict[str, Any] = {
-        "steps": steps, "rows_per_step": settings.rows_per_step, "tokens_per_step": settings.rows_per_step * recipe.pack.chunk,
-        "epochs": steps * settings.rows_per_step / len(chunks),
+        "steps": training.steps, "rows_per_step": settings.batch, "tokens_per_step": settings.batch * recipe.pack.chunk,
+        "epochs": training.steps * settings.batch / len(chunks),
     }
-    if logged:
-        measured |= {"first_loss": logged[0]["loss"], "last_loss": logged[-1]["loss"]}
-    loss = f", loss {measured['first_loss']:.2f} -> {measured['last_loss']:.2f}" if logged else ""
-    return Outcome({**measured, "summary": f"{steps:,} steps{loss}"}, {"train_seconds": round(seconds, 2)})
+    loss = ""
+    if training.logged:
+        measured |= {"first_loss": training.logged[0]["loss"], "last_loss": training.logged[-1]["loss"]}
+        loss = f", loss {measured['first_loss']:.2f} -> {measured['last_loss']:.2f}"
+    return Outcome({**measured, "summary": f"{training.steps:,} steps{loss}"}, training.observed())
 
 
-def _write_page(recipe: Recipe, steps: int, logged: list[dict[str, Any]], draft: Path) -> None:
+def _low_rank(settings: Sft) -> Any:
+    """PEFT's settings of low-rank updates; None where all weights are trained."""
+    if settings.lora is None:
+        return None
+    from peft import LoraConfig
+
+    lora = settings.lora
+    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.projections, task_type="CAUSAL_LM")
+
+
+def _write_page(recipe: Recipe, training: Training, draft: Path) -> None:
     settings = recipe.sft
     rows = [(key, str(value)) for key, value in settings.model_dump(mode="json").items()]
     (draft / "page.html").write_text(page.page(
-        "Supervised fine-tuning", f"{steps:,} steps of {settings.rows_per_step} chunks x {recipe.pack.chunk:,} tokens.",
+        "Supervised fine-tuning", f"{training.steps:,} steps of {settings.batch} chunks x {recipe.pack.chunk:,} tokens.",
         [page.heading("Curves"),
-         *curves(logged, {"loss": ("loss",), "learning rate": ("learning_rate",), "gradient norm": ("grad_norm",)}),
+         *curves(training.logged, {"loss": ("loss",), "learning rate": ("learning_rate",), "gradient norm": ("grad_norm",)}),
          page.heading("Settings"), page.table(("key", "value"), rows)],
     ))
 
 
 if __name__ == "__main__":
-    main(train)
+    main(train, lambda inputs: "train_sft")

@@ -4,34 +4,139 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from med42.errors import Med42Error
-from med42.lineage.journal import Progress
+from med42.lineage.journal import Job, Progress
+from med42.recipe import Recipe
 from med42.recipe.schema import Dpo, Sft
 from med42.report import page, plot
-from med42.training.checkpoints import KEPT
+from med42.training.checkpoints import (
+    account_of_attempts,
+    assert_room,
+    checkpoint_folder,
+    for_this_many,
+    marking_callback,
+    newest,
+    note_attempt,
+)
+from med42.training.failures import Preemption, divergence_callback
+from med42.training.model import save_model
+from med42.training.planning import load_accelerators, plan_training
+from med42.training.sharding import deepspeed_settings, is_first_process, join_processes, meet, whole_weights
 
 OPTIMIZERS = {"adamw": "adamw_torch", "rmsprop": "rmsprop"}
 
 
-def training_arguments(settings: Sft | Dpo, seed: int, checkpoints: Path | None, scratch: Path) -> dict[str, Any]:
-    """The keyword arguments that SFTConfig and DPOConfig share."""
+class Training:
+    """One training, from its checkpoints to its model, whichever trainer does it.
+
+    Attributes:
+        checkpoints: where it keeps checkpoints; None where it keeps none.
+        resumed: the checkpoint that it goes on from.
+        steps: optimizer steps done, those before the checkpoint included.
+        logged: what was logged at each logging step.
+    """
+
+    def __init__(self, name: str, recipe: Recipe, settings: Sft | Dpo, inputs: dict[str, Path], scratch: Path, job: Job,
+                 tokens_a_step: int) -> None:
+        """Join the other processes and look for a checkpoint.
+
+        Raises:
+            Med42Error: another number of processes than the recipe asks for, or no way for them to meet.
+        """
+        assert_world_size(settings.devices.processes)
+        self.name, self.settings, self.scratch, self.job, self._recipe = name, settings, scratch, job, recipe
+        self.checkpoints = checkpoint_folder(name, recipe, settings, inputs, job)
+        self.resumed = newest(self.checkpoints)
+        self.steps, self.logged, self._trainer = 0, list[dict[str, Any]](), None
+        self._tokens_a_step, self._seconds = tokens_a_step, 0.0
+        self._preemption = Preemption()
+        join_processes(settings)
+
+    def run(self, trainer: Any) -> None:
+        """Train to the end, from the checkpoint if there is one.
+
+        Raises:
+            Med42Error: too little room for checkpoints, a loss that is no number or diverges.
+            Preempted: it was told to end; a checkpoint was saved where it keeps any.
+        """
+        from transformers import PrinterCallback
+
+        settings, folder, start = self.settings, self.checkpoints, self.resumed
+        if folder:
+            assert_room(folder, settings, sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad))
+        if is_first_process():
+            note_attempt(folder, "from", start.step if start else 0)
+        trainer.remove_callback(PrinterCallback)
+        for callback in (
+            progress_callback(Progress(self.job, self.name, 0, "steps"), self._tokens_a_step, folder),
+            divergence_callback(self.name, settings.diverges_at, folder), self._preemption.callback(bool(folder)), marking_callback(),
+        ):
+            trainer.add_callback(callback)
+        resume = start and for_this_many(start, settings.devices.processes, settings.sharding != "ddp", is_first_process(), meet, self.scratch)
+        clock = time.monotonic()
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        self._seconds = time.monotonic() - clock
+        self._trainer, self.steps = trainer, trainer.state.global_step
+        self.logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+        self._preemption.end(self.name, self.steps, trainer.state.max_steps, folder)
+
+    def save(self, model: Any, start: Path, out: Path) -> bool:
+        """Gather the model and write it, in the first process; whether this is the first."""
+        weights = whole_weights(self._trainer, self.settings) if self._trainer else None
+        if not is_first_process():
+            return False
+        trained = self._trainer.accelerator.unwrap_model(self._trainer.model) if self._trainer else model
+        if hasattr(trained, "merge_and_unload"):
+            trained = trained.merge_and_unload()
+        save_model(trained, start, out, weights)
+        return True
+
+    def observed(self) -> dict[str, Any]:
+        """Facts of this one time, beside what the plan foresaw."""
+        done = self.steps - (self.resumed.step if self.resumed else 0)
+        facts: dict[str, Any] = {"train_seconds": round(self._seconds, 2), "peak_memory_bytes": peak_memory(),
+                                 **account_of_attempts(self.checkpoints)}
+        if done and self._seconds:
+            facts["tokens_a_second"] = round(done * self._tokens_a_step / self._seconds)
+        if self._recipe.base.shape:
+            plan = next(plan for plan in plan_training(self._recipe) if plan.name == self.name)
+            facts["planned"] = {"memory_bytes": round(plan.memory), "steps": plan.steps}
+            accelerator = load_accelerators().get(plan.devices.accelerator)
+            if accelerator and done and self._seconds:
+                facts["planned"]["seconds_a_step"] = round(plan.seconds_a_step(accelerator), 3)
+                facts["seconds_a_step"] = round(self._seconds / done, 3)
+                peak = plan.devices.processes * accelerator.bf16_tflops * 1e12
+                facts["model_flops_utilisation"] = round(plan.flops_a_step * done / self._seconds / peak, 4)
+        return facts
+
+
+def training_arguments(settings: Sft | Dpo, at_once: int, seed: int, training: Training) -> dict[str, Any]:
+    """The keyword arguments that SFTConfig and DPOConfig share.
+
+    To be made before the model is loaded: by them transformers knows that each process loads its shard only.
+    """
     import torch
 
+    resumed, processes = training.resumed, settings.devices.processes
     return {
-        "output_dir": str(checkpoints or scratch), "seed": seed, "data_seed": seed, "use_cpu": not torch.cuda.is_available(),
+        "output_dir": str(training.checkpoints or training.scratch), "seed": seed, "data_seed": seed,
+        "use_cpu": not torch.cuda.is_available(),
         "optim": OPTIMIZERS[settings.optimizer], "learning_rate": settings.learning_rate, "adam_beta1": settings.betas[0],
         "adam_beta2": settings.betas[1], "adam_epsilon": settings.epsilon, "weight_decay": settings.weight_decay,
         "lr_scheduler_type": settings.schedule, "warmup_steps": settings.warmup, "max_grad_norm": settings.clip_norm,
         "num_train_epochs": settings.epochs, "max_steps": settings.steps if settings.steps is not None else -1,
         "gradient_accumulation_steps": settings.accumulation, "bf16": settings.dtype == "bfloat16",
+        "deepspeed": deepspeed_settings(settings, at_once, bool(resumed and resumed.processes != processes)),
         "activation_checkpointing": settings.activation_checkpointing, "logging_steps": settings.log_every, "logging_first_step": True,
         "logging_nan_inf_filter": False,  # else a loss that is not a number is logged as the one before it
-        "save_strategy": "steps" if checkpoints else "no", "save_steps": settings.checkpoint_every or 500, "save_total_limit": KEPT,
+        "save_strategy": "steps" if training.checkpoints else "no", "save_steps": settings.checkpoint_every or 500,
+        "save_total_limit": settings.checkpoints_kept,
         "report_to": "none", "disable_tqdm": True, "remove_unused_columns": False, "dataloader_pin_memory": False,
     }
 
@@ -63,20 +168,38 @@ def assert_world_size(expected: int) -> None:
                          "Launch with torchrun; med42.training.launch names the contract.")
 
 
-def progress_callback(progress: Progress) -> Any:
-    """A trainer callback that tells step, loss and the time left."""
+def progress_callback(progress: Progress, tokens_a_step: int, checkpoints: Path | None) -> Any:
+    """A trainer callback that tells step, loss, speed, memory and the time left.
+
+    Args:
+        progress: where to tell it.
+        tokens_a_step: tokens that one step can hold, all processes together.
+        checkpoints: the folder that keeps account of attempts, if there is one.
+    """
     from transformers import TrainerCallback
 
     class Teller(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            progress.total = state.max_steps
+            progress.begin(state.max_steps, state.global_step)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-            shown = {key: logs[key] for key in ("loss", "rewards/margins") if logs and key in logs}
-            if state.is_world_process_zero and state.global_step and "loss" in shown:
-                progress.step(state.global_step, **shown)
+            if not (state.is_world_process_zero and state.global_step and logs and "loss" in logs):
+                return
+            note_attempt(checkpoints, "reached", state.global_step)
+            shown = {key: logs[key] for key in ("loss", "rewards/margins") if key in logs}
+            progress.step(state.global_step, **shown, tokens_a_second=round(progress.pace(state.global_step) * tokens_a_step),
+                          memory_gb=round(peak_memory() / 1e9, 2))
 
     return Teller()
+
+
+def peak_memory() -> int:
+    """Bytes that this process held at most: of its GPU where it has one, else of the machine."""
+    import resource
+
+    import torch
+
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def write_log(logged: list[dict[str, Any]], draft: Path) -> None:

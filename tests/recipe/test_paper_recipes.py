@@ -94,7 +94,7 @@ def test_table_2_rows_that_all_share(recipe):
 
 
 def test_sft_batch_reaches_the_printed_tokens_a_step(recipe):
-    assert recipe.sft.rows_per_step * recipe.pack.chunk == TABLE_2[recipe.name][3]
+    assert recipe.sft.batch * recipe.pack.chunk == TABLE_2[recipe.name][3]
     assert recipe.sft.rows_per_device == (2 if recipe.name in EIGHT else 1)
 
 
