@@ -1,7 +1,5 @@
 """Data: from publishers' rows to conversations, one mix, and packed chunks."""
 
-import os
+from med42.data.memory import hold_little
 
-# Arrow reads it once, when it is first imported. Its usual allocator keeps what was freed, this one gives it back: a third
-# less memory over a long mix. A build without it warns and takes the usual one.
-os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
+hold_little()

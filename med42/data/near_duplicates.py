@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
@@ -77,12 +78,12 @@ def duplicates_of(path: Path, rows: numpy.ndarray, keys: numpy.ndarray, sizes: n
     rank[ordered] = numpy.arange(len(rows), dtype=numpy.int32)
     kept, free = numpy.zeros(0, dtype=numpy.int32), numpy.arange(len(rows), dtype=numpy.int32)
     of = numpy.full(len(rows), -1, dtype=numpy.int32)  # by rank
-    with _Signatures(path, rows, ordered) as known:
+    with _Signatures(path, rows, ordered) as known, ThreadPoolExecutor(1) as ahead:
         while len(free):
             # A row may be linked to one that is itself linked to a third: it is looked at once more, beside those that are kept.
             of[free] = -1
-            for band in _bands(settings.similarity):
-                _link(known, known.hashes(rank, band), kept, free[of[free] < 0], of, settings.similarity)
+            for hashes in _one_ahead(ahead, functools.partial(known.hashes, rank), _bands(settings.similarity)):
+                _link(known, hashes, kept, free[of[free] < 0], of, settings.similarity)
             kept = numpy.sort(numpy.concatenate([kept, free[of[free] < 0]]))
             linked = free[of[free] >= 0]
             free = linked[of[of[linked]] >= 0]
@@ -96,6 +97,15 @@ def _bands(similarity: float) -> list[slice]:
     """As few numbers of a signature as can stand for it: pieces as wide as leave 99% of the pairs of this similarity one in common."""
     width = max(width for width in range(1, WIDTH + 1) if 1 - (1 - similarity**width) ** (WIDTH // width) >= 0.99)
     return [slice(start, start + width) for start in range(0, WIDTH - width + 1, width)]
+
+
+def _one_ahead(ahead: ThreadPoolExecutor, hashes: Callable[[slice], numpy.ndarray], bands: list[slice]) -> Iterator[numpy.ndarray]:
+    """Hashes of each band, those of the next one being made while one is in use."""
+    made = ahead.submit(hashes, bands[0])
+    for band in bands[1:]:
+        done, made = made.result(), ahead.submit(hashes, band)
+        yield done
+    yield made.result()
 
 
 class _Signatures:

@@ -159,13 +159,15 @@ def exact_fill(lengths: Lengths, chunk: int) -> ChunkPlan:
         """Up to three lengths that fill the free space."""
         if there >> free & 1:
             return (free,)
+        fitting = there & ((1 << free) - 1)
+        if 3 * (fitting.bit_length() - 1) < free:  # three of the longest would not do
+            return ()
         if two := pair(free):
             return two
-        fitting = there & ((1 << free) - 1)
         for _ in range(TRIED):
-            if not fitting:
-                break
             longest = fitting.bit_length() - 1
+            if 3 * longest < free:
+                break
             fitting ^= 1 << longest
             change(longest, -1)
             two = pair(free - longest)

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from med42.data.memory import give_back
 from med42.errors import Med42Error
 from med42.lineage.digest import merkle_root
 
@@ -69,6 +70,7 @@ class Shards:
     def _write(self) -> None:
         write_shard(pyarrow.concat_tables(self._tables), self.folder, self._count)
         self._tables, self._waiting, self._count = [], 0, self._count + 1
+        give_back()
 
 
 def write_shard(table: pyarrow.Table, folder: Path, number: int) -> None:
