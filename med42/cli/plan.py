@@ -54,8 +54,8 @@ def _told(recipe: Recipe, plan: TrainingPlan, accelerators: dict[str, Accelerato
 def _print_one(plan: TrainingPlan, facts: dict[str, Any], console: Console) -> None:
     devices = plan.devices
     where = f"{devices.nodes} x {devices.gpus_per_node} {devices.accelerator}".rstrip() if devices.gpus_per_node else "CPU"
-    table = Table(Column(f"\n[bold]{plan.name}[/] on {where}", min_width=28), Column("\nGB a process", justify="right"), "\nhow it comes about",
-                  box=None, header_style="", pad_edge=False)
+    columns = Column(f"\n[bold]{plan.name}[/] on {where}", min_width=28), Column("\nGB a process", justify="right"), "\nhow it comes about"
+    table = Table(*columns, box=None, header_style="", pad_edge=False)
     for part in plan.parts:
         table.add_row(part.name, f"{part.size / 1e9:,.2f}", f"[dim]{part.arithmetic}[/]")
     has = f"of {facts['has_bytes'] / 1e9:,.0f}" if devices.accelerator else ""

@@ -91,8 +91,9 @@ class PackedChunks(Sequence[Chunk]):
             if ids.max() >= size:
                 place = start + int(np.argmax(ids >= size))
                 document = int(np.searchsorted(self._documents, place, side="right")) - 1
-                raise Med42Error(self.folder / TOKENS, f"token {int(ids[place - start]):,} in document {document:,}, "
-                                 f"at its place {place - int(self._documents[document]):,}", f"ids below {size:,}, the base model's vocabulary",
+                within = place - int(self._documents[document])
+                there = f"token {int(ids[place - start]):,} in document {document:,}, at its place {within:,}"
+                raise Med42Error(self.folder / TOKENS, there, f"ids below {size:,}, the base model's vocabulary",
                                  "Pack the mix with this base model's tokenizer, or make the artifact again.")
 
     def __reduce__(self) -> tuple[object, ...]:

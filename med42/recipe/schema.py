@@ -297,24 +297,17 @@ class Compute(Frozen):
     sharding: Literal["ddp", "zero-2", "zero-3"] = Field(
         default="ddp", description="what processes share out: nothing; gradients and optimizer; weights too, as FSDP's full shard does"
     )
-    log_every: PositiveInt = 10
+    log_every: PositiveInt = Field(default=10, description="steps between two lines of progress; every step is in the training log")
     checkpoint_every: NonNegativeInt = Field(default=0, description="steps; 0: no checkpoints")
     checkpoints_kept: int = Field(default=2, ge=2, description="the newest ones; one of them may be half written when a node is lost")
     diverges_at: Positive = Field(default=3.0, description="a logged loss that is this many times the first one stops the training")
-
-    @model_validator(mode="after")
-    def _checkpoints_fall_on_logged_steps(self) -> Compute:
-        # A logged value is the mean since the one before; a resumed training cannot know what came before its checkpoint.
-        if self.checkpoint_every % self.log_every:
-            raise ValueError(f"checkpoint_every is {self.checkpoint_every}, which is no multiple of log_every ({self.log_every})")
-        return self
 
 
 class Lora(Frozen):
     """Train low-rank updates of the projections instead of all weights; the model that comes out has them added in."""
 
     rank: PositiveInt
-    alpha: Positive
+    alpha: PositiveInt = Field(description="the update is scaled by alpha / rank")
     dropout: Fraction = 0.0
     projections: list[str] = Field(
         default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], min_length=1

@@ -10,7 +10,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,13 @@ from med42.lineage.provenance import code_digest
 from med42.lineage.record import read_record
 from med42.recipe import Recipe
 from med42.recipe.schema import Dpo, Sft
+from med42.training.sharding import is_first_process, meet
 
 COMPLETE = "COMPLETE"
 ATTEMPTS = "attempts.txt"
 
 # They decide where and how often, not what is learned: a training goes on from its checkpoints on another number of processes.
-CIRCUMSTANCES = {"devices", "rows_per_device", "pairs_per_device", "threads", "checkpoint_every", "checkpoints_kept"}
+CIRCUMSTANCES = {"devices", "rows_per_device", "pairs_per_device", "threads", "log_every", "checkpoint_every", "checkpoints_kept"}
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,18 @@ def assert_room(folder: Path, settings: Sft | Dpo, weights: int) -> None:
 
 
 def marking_callback() -> Any:
-    """A trainer callback that marks each checkpoint complete when every process has written its part."""
+    """A trainer callback that marks each checkpoint complete when every process has written its part.
+
+    To be added last: it has the last word on whether a step is saved.
+    """
     import torch.distributed
     from transformers import TrainerCallback
 
     class Marker(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step >= state.max_steps:
+                control.should_save = False  # the trainer would go on from it, and do one step too many
+
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if torch.distributed.is_initialized():
                 torch.distributed.barrier()
@@ -136,24 +143,21 @@ def mark_complete(folder: Path, step: int, processes: int) -> None:
     draft.rename(folder / COMPLETE)
 
 
-def for_this_many(checkpoint: Checkpoint, processes: int, sharded: bool, first: bool, meet: Callable[[], None], scratch: Path) -> Path:
+def for_this_many(checkpoint: Checkpoint, settings: Sft | Dpo, scratch: Path) -> Path:
     """The folder to resume from: the checkpoint's own, or one of DeepSpeed's universal form where the processes are others.
 
     Args:
         checkpoint: what to resume.
-        processes: how many there are now.
-        sharded: whether each process wrote its own shard of the optimizer.
-        first: whether this process is the one that converts.
-        meet: returns when every process has called it.
+        settings: how many processes there are now, and whether each writes its own shard of the optimizer.
         scratch: a folder that all processes share.
 
     Raises:
         Med42Error: the checkpoint does not convert.
     """
-    if not sharded or checkpoint.processes == processes:
+    if settings.sharding == "ddp" or checkpoint.processes == settings.devices.processes:
         return checkpoint.folder
     out, shards = scratch / checkpoint.folder.name, f"global_step{checkpoint.step}"
-    if first:
+    if is_first_process():
         out.mkdir()
         for path in checkpoint.folder.iterdir():
             if path.name != "latest":
@@ -164,7 +168,7 @@ def for_this_many(checkpoint: Checkpoint, processes: int, sharded: bool, first: 
              "--num_merge_workers", "1"], capture_output=True, text=True, check=False)
         if converting.returncode:
             raise Med42Error(checkpoint.folder, f"shards of {checkpoint.processes} processes that do not convert: "
-                             f"{(converting.stderr.strip().splitlines() or ['no words'])[-1]}", f"shards for {processes}",
+                             f"{(converting.stderr.strip().splitlines() or ['no words'])[-1]}", f"shards for {settings.devices.processes}",
                              f"Resume with {checkpoint.processes} processes, or remove the checkpoint.")
         (out / "latest").write_text(f"{shards}_universal")
     meet()

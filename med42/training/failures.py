@@ -21,11 +21,11 @@ Cause = Literal["stopped", "memory", "failed", "preempted"]
 CAUSES: tuple[Cause, ...] = ("stopped", "memory", "failed", "preempted")
 
 
-class Preempted(Med42Error):
+class PreemptedError(Med42Error):
     """The machine was taken away; the same training goes on from its checkpoint."""
 
 
-class OutOfMemory(Med42Error):
+class LackOfMemoryError(Med42Error):
     """A device or the machine has too little memory for the recipe's settings."""
 
 
@@ -33,14 +33,14 @@ def explained(stage: str, recipe: Recipe, work: Callable[[], Any]) -> Any:
     """Do some training; turn a lack of memory into an error that says what the plan reckons with.
 
     Raises:
-        OutOfMemory: with the plan's figures and the keys that lower them.
+        LackOfMemoryError: with the plan's figures and the keys that lower them.
     """
     try:
         return work()
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not _is_memory(error):
             raise
-        raise OutOfMemory(stage, "out of memory: " + (str(error).splitlines() or ["no words"])[0], _expectation(stage, recipe),
+        raise LackOfMemoryError(stage, "out of memory: " + (str(error).splitlines() or ["no words"])[0], _expectation(stage, recipe),
                           memory_advice(stage)) from error
 
 
@@ -53,7 +53,7 @@ def memory_advice(stage: str) -> str:
 
 def write_failure(folder: Path, rank: int, error: BaseException) -> None:
     """Leave word of what ended one process."""
-    cause: Cause = ("memory" if isinstance(error, OutOfMemory) else "preempted" if isinstance(error, Preempted)
+    cause: Cause = ("memory" if isinstance(error, LackOfMemoryError) else "preempted" if isinstance(error, PreemptedError)
                     else "stopped" if isinstance(error, Med42Error) else "failed")
     words = ((error.where, error.found, error.expected, error.remedy) if isinstance(error, Med42Error) else
              (f"process {rank}", f"{type(error).__name__}: {error}", "a training that ends well", "The log above has its traceback."))
@@ -66,7 +66,7 @@ def first_failure(folder: Path) -> Med42Error | None:
     if not told:
         return None
     first = min(told, key=lambda one: (CAUSES.index(one["cause"]), one["time"]))
-    kind = {"preempted": Preempted, "memory": OutOfMemory}.get(first["cause"], Med42Error)
+    kind = {"preempted": PreemptedError, "memory": LackOfMemoryError}.get(first["cause"], Med42Error)
     return kind(*first["words"])
 
 
@@ -107,13 +107,13 @@ class Preemption:
         """Give the signal back; tell that the training was stopped, if it was.
 
         Raises:
-            Preempted: names the checkpoint that it goes on from.
+            PreemptedError: names the checkpoint that it goes on from.
         """
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if self.heard and step < total:
             saved = newest(folder)
-            raise Preempted(stage, f"SIGTERM at step {step} of {total}", "time to finish",
+            raise PreemptedError(stage, f"SIGTERM at step {step} of {total}", "time to finish",
                             f"Run it again: it goes on from {saved.folder}." if saved else "Run it again, from the start: it keeps no "
                             "checkpoints (checkpoint_every).")
 

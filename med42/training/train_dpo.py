@@ -66,8 +66,8 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
     tokenizer = AutoTokenizer.from_pretrained(policy)
     arguments = DPOConfig(
         **training_arguments(settings, settings.pairs_per_device, recipe.seed, training), beta=settings.beta, loss_type=[settings.loss],
-        per_device_train_batch_size=settings.pairs_per_device, per_device_eval_batch_size=settings.pairs_per_device,
-        max_length=settings.max_length, precompute_ref_log_probs=True,
+        per_device_eval_batch_size=settings.pairs_per_device, max_length=settings.max_length,
+        precompute_ref_log_probs=True,
     )
     model = load_model(policy, settings)
     held_out: dict[str, float] = {}

@@ -94,8 +94,8 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
     score_supervised_positions_only()
     tokenizer = AutoTokenizer.from_pretrained(base)
     arguments = SFTConfig(
-        **training_arguments(settings, settings.rows_per_device, recipe.seed, training), per_device_train_batch_size=settings.rows_per_device,
-        dataset_kwargs={"skip_prepare_dataset": True}, packing=False, max_length=None,
+        **training_arguments(settings, settings.rows_per_device, recipe.seed, training), dataset_kwargs={"skip_prepare_dataset": True},
+        packing=False, max_length=None,
     )
     model = load_model(base, settings)
     chunks.assert_vocabulary(model.config.vocab_size)

@@ -27,7 +27,7 @@ from med42.training.checkpoints import (
 from med42.training.failures import Preemption, divergence_callback
 from med42.training.model import save_model
 from med42.training.planning import load_accelerators, plan_training
-from med42.training.sharding import deepspeed_settings, is_first_process, join_processes, meet, whole_weights
+from med42.training.sharding import deepspeed_settings, is_first_process, join_processes, whole_weights
 
 OPTIMIZERS = {"adamw": "adamw_torch", "rmsprop": "rmsprop"}
 
@@ -63,7 +63,7 @@ class Training:
 
         Raises:
             Med42Error: too little room for checkpoints, a loss that is no number or diverges.
-            Preempted: it was told to end; a checkpoint was saved where it keeps any.
+            PreemptedError: it was told to end; a checkpoint was saved where it keeps any.
         """
         from transformers import PrinterCallback
 
@@ -74,11 +74,11 @@ class Training:
             note_attempt(folder, "from", start.step if start else 0)
         trainer.remove_callback(PrinterCallback)
         for callback in (
-            progress_callback(Progress(self.job, self.name, 0, "steps"), self._tokens_a_step, folder),
+            progress_callback(Progress(self.job, self.name, 0, "steps"), settings.log_every, self._tokens_a_step, folder),
             divergence_callback(self.name, settings.diverges_at, folder), self._preemption.callback(bool(folder)), marking_callback(),
         ):
             trainer.add_callback(callback)
-        resume = start and for_this_many(start, settings.devices.processes, settings.sharding != "ddp", is_first_process(), meet, self.scratch)
+        resume = start and for_this_many(start, settings, self.scratch)
         clock = time.monotonic()
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         self._seconds = time.monotonic() - clock
@@ -131,9 +131,11 @@ def training_arguments(settings: Sft | Dpo, at_once: int, seed: int, training: T
         "adam_beta2": settings.betas[1], "adam_epsilon": settings.epsilon, "weight_decay": settings.weight_decay,
         "lr_scheduler_type": settings.schedule, "warmup_steps": settings.warmup, "max_grad_norm": settings.clip_norm,
         "num_train_epochs": settings.epochs, "max_steps": settings.steps if settings.steps is not None else -1,
-        "gradient_accumulation_steps": settings.accumulation, "bf16": settings.dtype == "bfloat16",
+        "per_device_train_batch_size": at_once, "gradient_accumulation_steps": settings.accumulation, "bf16": settings.dtype == "bfloat16",
         "deepspeed": deepspeed_settings(settings, at_once, bool(resumed and resumed.processes != processes)),
-        "activation_checkpointing": settings.activation_checkpointing, "logging_steps": settings.log_every, "logging_first_step": True,
+        "activation_checkpointing": settings.activation_checkpointing,
+        # Each step by itself: a mean over several would be another one where a training goes on in the middle of them.
+        "logging_steps": 1,
         "logging_nan_inf_filter": False,  # else a loss that is not a number is logged as the one before it
         "save_strategy": "steps" if training.checkpoints else "no", "save_steps": settings.checkpoint_every or 500,
         "save_total_limit": settings.checkpoints_kept,
@@ -168,11 +170,12 @@ def assert_world_size(expected: int) -> None:
                          "Launch with torchrun; med42.training.launch names the contract.")
 
 
-def progress_callback(progress: Progress, tokens_a_step: int, checkpoints: Path | None) -> Any:
+def progress_callback(progress: Progress, every: int, tokens_a_step: int, checkpoints: Path | None) -> Any:
     """A trainer callback that tells step, loss, speed, memory and the time left.
 
     Args:
         progress: where to tell it.
+        every: steps between two lines.
         tokens_a_step: tokens that one step can hold, all processes together.
         checkpoints: the folder that keeps account of attempts, if there is one.
     """
@@ -186,6 +189,8 @@ def progress_callback(progress: Progress, tokens_a_step: int, checkpoints: Path 
             if not (state.is_world_process_zero and state.global_step and logs and "loss" in logs):
                 return
             note_attempt(checkpoints, "reached", state.global_step)
+            if state.global_step % every and state.global_step not in (1, state.max_steps):
+                return
             shown = {key: logs[key] for key in ("loss", "rewards/margins") if key in logs}
             progress.step(state.global_step, **shown, tokens_a_second=round(progress.pace(state.global_step) * tokens_a_step),
                           memory_gb=round(peak_memory() / 1e9, 2))

@@ -2,7 +2,6 @@ import importlib.util
 import shutil
 
 import pytest
-
 from training_artifacts import tiny_artifacts
 
 
