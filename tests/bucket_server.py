@@ -57,6 +57,7 @@ def refusing_service(status: int, cache: Path, monkeypatch: Any) -> Iterator[Non
     """Serve the same refusal to every request."""
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
             body = json.dumps({"error": {"code": status, "message": "refused by the test"}}).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
@@ -64,6 +65,7 @@ def refusing_service(status: int, cache: Path, monkeypatch: Any) -> Iterator[Non
             self.end_headers()
             self.wfile.write(body)
 
+        do_POST = do_PUT = do_DELETE = do_GET
         log_message = lambda *_: None  # noqa: E731
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:

@@ -25,7 +25,7 @@ from med42.recipe.schema import BucketOrigin, Pin
 ADVICE = {
     401: ("no valid credentials", "credentials that the service knows",
           "Log in with `gcloud auth application-default login`, set GOOGLE_APPLICATION_CREDENTIALS, or use workload identity."),
-    403: ("credentials without this right", "the role Storage Object Viewer on the bucket", "Grant it, or use other credentials."),
+    403: ("credentials without this right", "the role Storage Object Viewer on the bucket, or Storage Object User to write to it", "Grant it, or use other credentials."),
     404: ("no such bucket or object", "one that exists", "Check the url."),
     429: ("too many requests", "a service that takes ours", "Wait a few minutes and run again; finished work is kept."),
 }
@@ -49,7 +49,7 @@ def list_bucket(origin: BucketOrigin, key: str) -> dict[str, Listed]:
     Raises:
         Med42Error: no such bucket, no right to read it, or no object for one of the patterns.
     """
-    with _told_plainly(f"{key}: {origin.url}"):
+    with told_plainly(f"{key}: {origin.url}"):
         bucket, prefix = _place(origin)
         blobs = list(bucket.list_blobs(prefix=prefix, retry=_retry(), timeout=PATIENCE))
     # Names that end with a slash stand for folders and hold nothing.
@@ -85,7 +85,7 @@ def fetch_bucket(origin: BucketOrigin, pin: Pin | None, key: str, listed: dict[s
     Raises:
         Med42Error: an object changed since it was locked or listed, or came damaged; or the service refuses. Nothing is kept of it.
     """
-    with _told_plainly(f"{key}: {origin.url}"):
+    with told_plainly(f"{key}: {origin.url}"):
         bucket, prefix = _place(origin)
     if pin is not None:
         wanted = {name: Listed(prefix + name, pin.generations[name], -1, "") for name in sorted(pin.files)}
@@ -93,7 +93,7 @@ def fetch_bucket(origin: BucketOrigin, pin: Pin | None, key: str, listed: dict[s
         wanted = listed if listed is not None else list_bucket(origin, key)
     files = {}
     for name, found in wanted.items():
-        with _told_plainly(what := f"{key}: gs://{bucket.name}/{found.object}"):
+        with told_plainly(what := f"{key}: gs://{bucket.name}/{found.object}"):
             files[name] = _fetched(bucket, found, pin.files[name] if pin else None, what)
     return files
 
@@ -109,7 +109,7 @@ def check_bucket(origin: BucketOrigin, pin: Pin | None, key: str) -> int:
     """
     if pin is None:
         return len(list_bucket(origin, key))
-    with _told_plainly(f"{key}: {origin.url}"):
+    with told_plainly(f"{key}: {origin.url}"):
         bucket, prefix = _place(origin)
         for name, generation in sorted(pin.generations.items()):
             what = f"{key}: gs://{bucket.name}/{prefix}{name}"
@@ -196,15 +196,15 @@ def _crc32c(path: Path) -> str:
 def _place(origin: BucketOrigin) -> tuple[Any, str]:
     """The client's bucket, and what the names of the objects begin with."""
     bucket, _, prefix = origin.url.removeprefix("gs://").partition("/")
-    return _client().bucket(bucket), f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+    return client().bucket(bucket), f"{prefix.strip('/')}/" if prefix.strip("/") else ""
 
 
 def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "med42" / "buckets"
 
 
-def _client() -> Any:
-    """The service's client: with the machine's credentials, else without any; no project is needed to read."""
+def client() -> Any:
+    """The service's client: with the machine's credentials, else without any; no project is needed for objects."""
     import google.auth.exceptions
     from google.cloud import storage
 
@@ -215,7 +215,7 @@ def _client() -> Any:
     try:
         return storage.Client(project=None)
     except google.auth.exceptions.DefaultCredentialsError:
-        return storage.Client.create_anonymous_client()
+        return storage.Client.create_anonymousclient()
 
 
 def _retry() -> Any:
@@ -225,7 +225,7 @@ def _retry() -> Any:
 
 
 @contextmanager
-def _told_plainly(what: str) -> Iterator[None]:
+def told_plainly(what: str) -> Iterator[None]:
     """Turn the client's errors into one that names what was asked and what to do."""
     import google.auth.exceptions
     import requests

@@ -300,6 +300,10 @@ class Compute(Frozen):
     log_every: PositiveInt = Field(default=10, description="steps between two lines of progress; every step is in the training log")
     checkpoint_every: NonNegativeInt = Field(default=0, description="steps; 0: no checkpoints")
     checkpoints_kept: int = Field(default=2, ge=2, description="the newest ones; one of them may be half written when a node is lost")
+    checkpoint_bucket: Annotated[str, Field(pattern=r"^(gs://[^/]+(/.*)?)?$")] = Field(
+        default="", description="gs://bucket/folder that keeps the checkpoints too, for disks that a lost node takes with it"
+    )
+    tensorboard: bool = Field(default=False, description="whether files for TensorBoard are written below the store")
     diverges_at: Positive = Field(default=3.0, description="a logged loss that is this many times the first one stops the training")
 
 

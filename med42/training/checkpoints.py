@@ -10,6 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ COMPLETE = "COMPLETE"
 ATTEMPTS = "attempts.txt"
 
 # They decide where and how often, not what is learned: a training goes on from its checkpoints on another number of processes.
-CIRCUMSTANCES = {"devices", "rows_per_device", "pairs_per_device", "threads", "log_every", "checkpoint_every", "checkpoints_kept"}
+CIRCUMSTANCES = {"devices", "rows_per_device", "pairs_per_device", "threads", "log_every", "checkpoint_every", "checkpoints_kept",
+                 "checkpoint_bucket", "tensorboard"}
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,12 @@ class Checkpoint:
 
 def checkpoint_folder(name: str, recipe: Recipe, settings: Sft | Dpo, inputs: dict[str, Path], job: Job) -> Path | None:
     """Where a training keeps its checkpoints: by what decides its result; None where it keeps none."""
-    if not settings.checkpoint_every or not job.store:
+    if not settings.checkpoint_every or not (job.store or settings.checkpoint_bucket):
         return None
+    store = job.store or Path(tempfile.gettempdir()) / "med42"  # with a bucket, any disk will do
     identity = {"name": name, "seed": recipe.seed, "settings": settings.model_dump(mode="json", exclude=CIRCUMSTANCES),
                 "code": code_digest("training"), "inputs": {key: read_record(path).digest for key, path in inputs.items()}}
-    return job.store / "checkpoints" / value_digest(identity)[:24]
+    return store / "checkpoints" / value_digest(identity)[:24]
 
 
 def newest(folder: Path | None) -> Checkpoint | None:
@@ -83,12 +86,6 @@ def account_of_attempts(folder: Path | None) -> dict[str, int]:
             attempts, redone = attempts + 1, redone + max(0, reached - int(step))
         reached = int(step)
     return {"attempts": max(1, attempts), "steps_redone": redone}
-
-
-def discard(folder: Path | None) -> None:
-    """Remove a training's checkpoints, once its model is made."""
-    if folder:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def assert_room(folder: Path, settings: Sft | Dpo, weights: int) -> None:

@@ -28,6 +28,8 @@ from med42.lineage.artifact import Outcome
 from med42.lineage.journal import Job, read_job, write_job
 from med42.recipe import Recipe
 from med42.recipe.schema import Devices, Dpo, Sft
+from med42.training.checkpoint_bucket import bucket_of
+from med42.training.checkpoints import checkpoint_folder
 from med42.training.failures import explained, first_failure, memory_advice, write_failure
 from med42.training.sharding import is_first_process
 
@@ -43,7 +45,9 @@ def start(train: Train, stage: str, settings: Sft | Dpo, recipe: Recipe, inputs:
     Raises:
         Med42Error: several nodes are asked for, or what ended the first process that failed.
     """
-    devices = settings.devices
+    devices, kept = settings.devices, checkpoint_folder(stage, recipe, settings, inputs, job)
+    if bucket := bucket_of(settings.checkpoint_bucket, kept):
+        bucket.fetch()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         if devices.processes == 1 and settings.sharding == "ddp":

@@ -18,7 +18,8 @@ from med42.lineage.record import Record, read_record
 from med42.recipe import Recipe
 from med42.report import page
 from med42.report.quiet import work_offline_and_quietly
-from med42.training.checkpoints import checkpoint_folder, discard
+from med42.training.checkpoint_bucket import discard
+from med42.training.checkpoints import checkpoint_folder
 from med42.training.launch import main, start
 from med42.training.model import load_model
 from med42.training.train_sft import PACKAGES
@@ -41,7 +42,7 @@ def train_dpo(recipe: Recipe, round_number: int, policy: Path, preferences: Path
     parameters, inputs = {"seed": recipe.seed, "round": round_number, "dpo": settings}, {"policy": policy, "preferences": preferences}
     plan = Plan("train_dpo", "model", parameters, inputs, "training", PACKAGES, name=f"train_dpo-{round_number}")
     record = produce(plan, out, job, lambda draft: start(train, plan.name, recipe.dpo, recipe, inputs, draft, job))
-    discard(checkpoint_folder(plan.name, recipe, recipe.dpo, inputs, job))
+    discard(recipe.dpo.checkpoint_bucket, checkpoint_folder(plan.name, recipe, recipe.dpo, inputs, job))
     return record
 
 

@@ -18,7 +18,8 @@ from med42.recipe import Recipe
 from med42.recipe.schema import Sft
 from med42.report import page
 from med42.report.quiet import work_offline_and_quietly
-from med42.training.checkpoints import checkpoint_folder, discard
+from med42.training.checkpoint_bucket import discard
+from med42.training.checkpoints import checkpoint_folder
 from med42.training.launch import main, start
 from med42.training.model import load_model
 from med42.training.trainer import Training, curves, score_supervised_positions_only, training_arguments, write_log
@@ -38,7 +39,7 @@ def train_sft(recipe: Recipe, base: Path, packed: Path, out: Path, job: Job) -> 
     inputs = {"base": base, "packed": packed}
     plan = Plan("train_sft", "model", {"seed": recipe.seed, "sft": recipe.sft.model_dump(mode="json")}, inputs, "training", PACKAGES)
     record = produce(plan, out, job, lambda draft: start(train, "train_sft", recipe.sft, recipe, inputs, draft, job))
-    discard(checkpoint_folder("train_sft", recipe, recipe.sft, inputs, job))
+    discard(recipe.sft.checkpoint_bucket, checkpoint_folder("train_sft", recipe, recipe.sft, inputs, job))
     return record
 
 

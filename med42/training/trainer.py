@@ -15,6 +15,7 @@ from med42.lineage.journal import Job, Progress
 from med42.recipe import Recipe
 from med42.recipe.schema import Dpo, Sft
 from med42.report import page, plot
+from med42.training.checkpoint_bucket import bucket_of, uploading_callback
 from med42.training.checkpoints import (
     account_of_attempts,
     assert_room,
@@ -78,6 +79,11 @@ class Training:
             divergence_callback(self.name, settings.diverges_at, folder), self._preemption.callback(bool(folder)), marking_callback(),
         ):
             trainer.add_callback(callback)
+        bucket = bucket_of(settings.checkpoint_bucket, folder)
+        if bucket and is_first_process():
+            trainer.add_callback(uploading_callback(bucket, settings.checkpoints_kept))
+        if settings.tensorboard and self.job.store and is_first_process():
+            trainer.add_callback(tensorboard_callback(self.job.store / "tensorboard" / self.job.run / self.name, start.step if start else 0))
         resume = start and for_this_many(start, settings, self.scratch)
         clock = time.monotonic()
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -196,6 +202,14 @@ def progress_callback(progress: Progress, every: int, tokens_a_step: int, checkp
                           memory_gb=round(peak_memory() / 1e9, 2))
 
     return Teller()
+
+
+def tensorboard_callback(folder: Path, begun: int) -> Any:
+    """A trainer callback that writes every logged value for TensorBoard; what an attempt before logged after step `begun` is dropped."""
+    from tensorboardX import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    return TensorBoardCallback(SummaryWriter(str(folder), purge_step=begun + 1))
 
 
 def peak_memory() -> int:
