@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from typing import Any
 
@@ -24,8 +25,9 @@ def print_plan(recipe: Recipe, accelerators: dict[str, Accelerator], as_json: bo
         shape = recipe.base.shape
         assert shape is not None
         console.print(f"[bold]{recipe.name}[/] {recipe.title}\n{parameter_count(shape):,} parameters", highlight=False)
-        for plan, facts in zip(plans, told, strict=True):
-            _print_one(plan, facts, console)
+        both = list(zip(plans, told, strict=True))
+        for _, alike in itertools.groupby(both, key=lambda one: (one[0].devices, one[0].parts)):
+            _print_alike(list(alike), console)
     return all(facts["fits"] is not False for facts in told)
 
 
@@ -51,10 +53,12 @@ def _told(recipe: Recipe, plan: TrainingPlan, accelerators: dict[str, Accelerato
     return facts
 
 
-def _print_one(plan: TrainingPlan, facts: dict[str, Any], console: Console) -> None:
-    devices = plan.devices
+def _print_alike(both: list[tuple[TrainingPlan, dict[str, Any]]], console: Console) -> None:
+    """Print trainings that need the same memory, as rounds do: the memory once, steps and time of each."""
+    plan, facts = both[0]
+    devices, name = plan.devices, plan.name if len(both) == 1 else f"{plan.name} to {both[-1][0].name}"
     where = f"{devices.nodes} x {devices.gpus_per_node} {devices.accelerator}".rstrip() if devices.gpus_per_node else "CPU"
-    columns = Column(f"\n[bold]{plan.name}[/] on {where}", min_width=28), Column("\nGB a process", justify="right"), "\nhow it comes about"
+    columns = Column(f"\n[bold]{name}[/] on {where}", min_width=28), Column("\nGB a process", justify="right"), "\nhow it comes about"
     table = Table(*columns, box=None, header_style="", pad_edge=False)
     for part in plan.parts:
         table.add_row(part.name, f"{part.size / 1e9:,.2f}", f"[dim]{part.arithmetic}[/]")
@@ -62,16 +66,17 @@ def _print_one(plan: TrainingPlan, facts: dict[str, Any], console: Console) -> N
     verdict = {True: "[green]fits[/]", False: "[bold red]does not fit[/]", None: ""}[facts["fits"]]
     table.add_row("[bold]peak[/]", f"[bold]{plan.memory / 1e9:,.2f}[/]", f"{has} {verdict}".strip())
     console.print(table)
-    steps = "steps not known before the data are counted" if plan.steps is None else f"{plan.steps:,} steps"
-    line = f"{steps}, {plan.tokens_a_step:,} tokens each"
+    line = f"{plan.tokens_a_step:,} tokens a step"
     if plan.traffic:
         line += f", {plan.traffic / 1e9:,.0f} GB sent a process and step"
-    console.print(line)
     if devices.accelerator:
-        line = f"{facts['seconds_a_step']:,.1f} s a step at {facts['utilisation']:.0%} of the peak and {facts['gb_a_second']:g} GB/s"
-        if facts["gpu_hours"] is not None:
-            hours = facts["gpu_hours"] / devices.processes
-            line += f": {hours:,.1f} hours, {facts['gpu_hours']:,.0f} GPU-hours, ${facts['dollars']:,.0f}"
-        console.print(line)
+        line += (f", {facts['seconds_a_step']:,.1f} s a step at {facts['utilisation']:.0%} of the peak and "
+                 f"{facts['gb_a_second']:g} GB/s between nodes")
+    console.print(line)
+    for one, told in both:
+        line = "steps not known before the data are counted" if one.steps is None else f"{one.steps:,} steps"
+        if told.get("gpu_hours") is not None:
+            line += f": {told['gpu_hours'] / devices.processes:,.1f} hours, {told['gpu_hours']:,.0f} GPU-hours, ${told['dollars']:,.0f}"
+        console.print(line if len(both) == 1 else f"{one.name}: {line}")
     if "would_fit" in facts:
         console.print(f"[bold red]does not fit:[/] {facts['would_fit']}")

@@ -30,6 +30,7 @@ def write_report(recipe: Recipe, folder: Path, events: list[dict[str, Any]], out
         *_decision(outputs),
         *_scores(recipe, outputs),
         *_rounds(outputs),
+        *_trainings(outputs),
         *_accounts(outputs),
         *_stages(folder, events, outputs),
     ]
@@ -88,6 +89,32 @@ def _rounds(outputs: dict[str, Path]) -> list[Markup]:
     rows = [(measured["round"], measured["pairs"], measured["steps"], *measured["held_out"].values()) for measured in records]
     header = ("round", "pairs", "steps", *(key.replace("_", " ") for key in records[0]["held_out"]))
     return [page.heading("Rounds of DPO, on pairs that no round trains on"), page.table(header, rows)]
+
+
+def _trainings(outputs: dict[str, Path]) -> list[Markup]:
+    rows = []
+    for name, path in outputs.items():
+        record = read_record(path)
+        observed = record.made.observed
+        if record.stage not in ("train_sft", "train_dpo") or "train_seconds" not in observed:
+            continue
+        planned = observed.get("planned", {})
+        rows.append((
+            name, _beside(record.measured["steps"], planned.get("steps"), ",d"), observed["attempts"], observed["steps_redone"],
+            _beside(observed["peak_memory_bytes"] / 1e9, planned["memory_bytes"] / 1e9 if planned else None, ",.2f"),
+            _beside(observed.get("seconds_a_step"), planned.get("seconds_a_step"), ",.3f"),
+            f"{observed.get('tokens_a_second', 0):,}",
+            f"{observed['model_flops_utilisation']:.1%}" if "model_flops_utilisation" in observed else "",
+        ))
+    if not rows:
+        return []
+    header = ("stage", "steps", "attempts", "steps done again", "GB a process", "seconds a step", "tokens a second", "model FLOPs utilisation")
+    return [page.heading("Trainings, with the plan's figures in brackets"), page.table(header, rows),
+            page.paragraph("Tokens count what a step has room for. Memory on a CPU includes the interpreter and its libraries.", "note")]
+
+
+def _beside(found: float | None, planned: float | None, form: str) -> str:
+    return ("" if found is None else f"{found:{form}}") + ("" if planned is None else f" ({planned:{form}})")
 
 
 def _accounts(outputs: dict[str, Path]) -> list[Markup]:

@@ -199,14 +199,17 @@ def _memory(settings: Sft | Dpo, shape: Shape, tokens: int, context: int) -> lis
 def activation_bytes(shape: Shape, tokens: int, context: int, settings: Sft | Dpo) -> float:
     """Bytes of one layer that wait for its backward pass.
 
-    A token: the layer's input, the two norms' (in fp32, as Llama's norm computes) and their outputs, q, k, v, the attention's
-    output, the second half's input: 5 h + 2 h in fp32, q and k before and after they are rotated; gate, up, silu(gate) and the product.
+    A token, as saved tensors were counted on transformers' Llama: what each of two norms reads and what it has normalised; what goes
+    into q, k, v, into o, and into gate and up; q, k, v; gate, up, silu(gate) and their product. Autocast reads and normalises in fp32
+    and casts the input of each projection by itself; bf16 weights read in fp32 and normalise in bf16. SDPA repeats k and v for every
+    head and keeps a row of the mask in the dtype that computes.
     """
-    size, h = (2 if settings.dtype == "bfloat16" else 4), shape.hidden_size
-    kv = h // shape.heads * shape.kv_heads
-    a_token = size * (6 * h + 2 * kv + 4 * shape.feed_forward) + 4 * 2 * h
-    mask = tokens // context * context * context if settings.attention == "sdpa" else 0  # one byte a pair of positions of a row
-    return float(tokens * a_token + mask)
+    half, sdpa, h = settings.dtype == "bfloat16", settings.attention == "sdpa", shape.hidden_size
+    size, autocast = (2 if half else 4), half and settings.sharding == "ddp"
+    norms = 2 * (4 + (2 if half and not autocast else 4)) * h
+    inputs = size * (6 if autocast else 3) * h
+    heads = size * (h + 2 * (h if sdpa else h // shape.heads * shape.kv_heads))
+    return float(tokens * (norms + inputs + heads + size * (4 * shape.feed_forward + (context if sdpa else 0))))
 
 
 def _low_rank_parameters(shape: Shape, rank: int, projections: list[str]) -> int:

@@ -23,7 +23,7 @@ from med42.training.checkpoints import checkpoint_folder
 from med42.training.launch import main, start
 from med42.training.model import load_model
 from med42.training.train_sft import PACKAGES
-from med42.training.trainer import Training, curves, score_supervised_positions_only, training_arguments, write_log
+from med42.training.trainer import Training, curves, planned, score_supervised_positions_only, training_arguments, write_log
 
 IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
@@ -121,7 +121,7 @@ def _write_page(recipe: Recipe, round_number: int, measured: dict[str, Any], his
         page.heading("Held-out pairs"),
         page.table(("measure", "value"), held_out) if held_out else page.paragraph("The recipe holds none out."),
         page.heading("Curves"), *curves(history, shown),
-        page.heading("Settings"), page.table(("key", "value"), settings),
+        *planned(recipe, f"train_dpo-{round_number}"), page.heading("Settings"), page.table(("key", "value"), settings),
     ]))
 
 

@@ -22,7 +22,7 @@ from med42.training.checkpoint_bucket import discard
 from med42.training.checkpoints import checkpoint_folder
 from med42.training.launch import main, start
 from med42.training.model import load_model
-from med42.training.trainer import Training, curves, score_supervised_positions_only, training_arguments, write_log
+from med42.training.trainer import Training, curves, planned, score_supervised_positions_only, training_arguments, write_log
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate")
 
@@ -137,7 +137,7 @@ def _write_page(recipe: Recipe, training: Training, draft: Path) -> None:
         "Supervised fine-tuning", f"{training.steps:,} steps of {settings.batch} chunks x {recipe.pack.chunk:,} tokens.",
         [page.heading("Curves"),
          *curves(training.logged, {"loss": ("loss",), "learning rate": ("learning_rate",), "gradient norm": ("grad_norm",)}),
-         page.heading("Settings"), page.table(("key", "value"), rows)],
+         *planned(recipe, "train_sft"), page.heading("Settings"), page.table(("key", "value"), rows)],
     ))
 
 

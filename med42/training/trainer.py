@@ -110,13 +110,13 @@ class Training:
                                  **account_of_attempts(self.checkpoints)}
         if done and self._seconds:
             facts["tokens_a_second"] = round(done * self._tokens_a_step / self._seconds)
+            facts["seconds_a_step"] = round(self._seconds / done, 4)
         if self._recipe.base.shape:
             plan = next(plan for plan in plan_training(self._recipe) if plan.name == self.name)
             facts["planned"] = {"memory_bytes": round(plan.memory), "steps": plan.steps}
             accelerator = load_accelerators().get(plan.devices.accelerator)
             if accelerator and done and self._seconds:
                 facts["planned"]["seconds_a_step"] = round(plan.seconds_a_step(accelerator), 3)
-                facts["seconds_a_step"] = round(self._seconds / done, 3)
                 peak = plan.devices.processes * accelerator.bf16_tflops * 1e12
                 facts["model_flops_utilisation"] = round(plan.flops_a_step * done / self._seconds / peak, 4)
         return facts
@@ -226,6 +226,16 @@ def write_log(logged: list[dict[str, Any]], draft: Path) -> None:
     left_out = ("_runtime", "_per_second", "num_tokens")
     kept = [{key: value for key, value in entry.items() if not key.endswith(left_out)} for entry in logged]
     (draft / "training_log.json").write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+
+
+def planned(recipe: Recipe, name: str) -> list[Markup]:
+    """What the plan reckons with, as a table; nothing where the recipe does not tell the base model's sizes."""
+    if recipe.base.shape is None:
+        return []
+    plan = next(plan for plan in plan_training(recipe) if plan.name == name)
+    rows = [(part.name, f"{part.size / 1e9:,.3f}", part.arithmetic) for part in plan.parts]
+    return [page.heading("Planned memory of a process"),
+            page.table(("part", "GB", "how it comes about"), [*rows, ("peak", f"{plan.memory / 1e9:,.3f}", "")])]
 
 
 def curves(history: list[dict[str, Any]], wanted: dict[str, tuple[str, ...]]) -> list[Markup]:
