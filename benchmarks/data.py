@@ -17,13 +17,9 @@ os.environ.update(TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", TQDM_DISAB
 import argparse
 import functools
 import gc
-import importlib.util
 import itertools
 import json
 import math
-import platform
-import random
-import re
 import statistics
 import subprocess
 import sys
@@ -31,13 +27,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
+from measurement import Measurement, show
+from texts import conversations, documentation
 
 from med42.data.chat import BEGIN, END, PAD, Chat, tokenizer_file
 from med42.data.conversation import row_digest
@@ -57,63 +54,9 @@ ROUNDS = 3
 DOCUMENTS = 200_000  # of each mix of lengths
 PATH_ROWS = (10_000, 100_000, 1_000_000)
 CORES_ROWS = 300_000
-DOCUMENTED = ("numpy", "scipy", "pandas", "sklearn", "torch", "transformers", "matplotlib", "networkx", "nltk", "sympy")
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One line of the table.
-
-    Attributes:
-        name: what was measured.
-        ours: our number.
-        peer: the other's, where there is one.
-        ratio: ours over the peer's.
-        goal: what the ratio, or our number where there is no peer to beat, should reach at least.
-        unit: of the numbers.
-        met: whether it does.
-    """
-
-    name: str
-    ours: float
-    peer: float | None
-    ratio: float | None
-    goal: float | None
-    unit: str
-    met: bool | None
 
 
 # --- tokenise, label, pack ----------------------------------------------------------------------
-
-
-def documentation() -> list[str]:
-    """Docstrings of installed packages, each once, without those that write control tokens."""
-    found: dict[str, None] = {}
-    for name in DOCUMENTED:
-        spec = importlib.util.find_spec(name)
-        for folder in (spec.submodule_search_locations or []) if spec else []:
-            for path in sorted(Path(folder).rglob("*.py")):
-                found.update(dict.fromkeys(re.findall(r'"""(.*?)"""', path.read_text(errors="replace"), re.DOTALL)))
-    return [text.strip() for text in found if len(text) > 200 and "<|" not in text]
-
-
-def conversations(texts: list[str], count: int, tokens: float = 350, spread: float = 0.9) -> list[list[dict[str, str]]]:
-    """Question and answer, some after a system turn, some in several rounds, of log-normal length: `tokens` on average.
-
-    Each is a run of one long text of all documentation, so that its words follow one another as people wrote them.
-    """
-    draw, running = random.Random(0), "\n\n".join(texts)
-    made = []
-    for _ in range(count):
-        # Some 3.9 characters a token; at most what surely fits into a chunk, so that nobody has to cut.
-        size = min(24_000, max(60, round(3.9 * draw.lognormvariate(np.log(tokens) - spread**2 / 2, spread))))
-        start = draw.randrange(len(running) - size)
-        turns, text = 2 * draw.choice([1, 1, 1, 2, 3]), running[start : start + size]
-        cuts = sorted(draw.sample(range(1, size), turns - 1))
-        parts = [text[low:high].strip() or "Yes." for low, high in itertools.pairwise([0, *cuts, size])]
-        system = [{"role": "system", "content": "You are a helpful assistant."}] if draw.random() < 0.3 else []
-        made.append(system + [{"role": role, "content": part} for role, part in zip(("user", "assistant") * turns, parts, strict=False)])
-    return made
 
 
 def tokenise_label_pack(folder: Path) -> list[Measurement]:
@@ -316,30 +259,6 @@ def _path(rows: int, folder: Path, cores: int | None = None) -> dict[str, Any]:
 # --- the table ----------------------------------------------------------------------------------
 
 
-def machine() -> str:
-    """The processor, its cores and its memory."""
-    try:
-        model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-        memory = re.search(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text())
-    except OSError:
-        model = memory = None
-    size = f", {int(memory[1]) / 2**20:.0f} GiB" if memory else ""
-    return f"{model[1] if model else platform.processor()}, {len(os.sched_getaffinity(0))} cores{size}, Python {platform.python_version()}"
-
-
-def table(found: list[Measurement]) -> str:
-    """The measurements, one a line."""
-    def number(value: float | None) -> str:
-        return "" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.2f}"
-
-    lines = [("what", "ours", "TRL's", "ratio", "goal", "unit", "")]
-    lines += [(one.name, number(one.ours), number(one.peer), number(one.ratio), number(one.goal), one.unit,
-               {True: "met", False: "NOT met", None: ""}[one.met]) for one in found]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) if place in (0, 5, 6) else cell.rjust(width)
-                               for place, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip() for line in lines)
-
-
 PARTS: dict[str, Callable[[Path], list[Measurement]]] = {
     "pack": tokenise_label_pack,
     "fill": lambda folder: fill(),
@@ -360,11 +279,7 @@ def main() -> None:
                 folder = Path(scratch) / name
                 folder.mkdir()
                 found += part(folder)
-    print(machine(), file=sys.stderr if asked.json else sys.stdout)
-    if asked.json:
-        print("\n".join(json.dumps(asdict(one)) for one in found))
-    else:
-        print(table(found))
+    show(found, "TRL's", asked.json)
 
 
 if __name__ == "__main__":

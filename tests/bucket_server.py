@@ -65,7 +65,7 @@ def refusing_service(status: int, cache: Path, monkeypatch: Any) -> Iterator[Non
             self.end_headers()
             self.wfile.write(body)
 
-        do_POST = do_PUT = do_DELETE = do_GET
+        do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
         log_message = lambda *_: None  # noqa: E731
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:

@@ -108,7 +108,7 @@ def _trainings(outputs: dict[str, Path]) -> list[Markup]:
         ))
     if not rows:
         return []
-    header = ("stage", "steps", "attempts", "steps done again", "GB a process", "seconds a step", "tokens a second", "model FLOPs utilisation")
+    header = ("stage", "steps", "attempts", "steps done again", "GB a process", "seconds a step", "tokens a second", "FLOPs utilisation")
     return [page.heading("Trainings, with the plan's figures in brackets"), page.table(header, rows),
             page.paragraph("Tokens count what a step has room for. Memory on a CPU includes the interpreter and its libraries.", "note")]
 

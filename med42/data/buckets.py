@@ -25,7 +25,8 @@ from med42.recipe.schema import BucketOrigin, Pin
 ADVICE = {
     401: ("no valid credentials", "credentials that the service knows",
           "Log in with `gcloud auth application-default login`, set GOOGLE_APPLICATION_CREDENTIALS, or use workload identity."),
-    403: ("credentials without this right", "the role Storage Object Viewer on the bucket, or Storage Object User to write to it", "Grant it, or use other credentials."),
+    403: ("credentials without this right", "the role Storage Object Viewer on the bucket, or Storage Object User to write to it",
+          "Grant it, or use other credentials."),
     404: ("no such bucket or object", "one that exists", "Check the url."),
     429: ("too many requests", "a service that takes ours", "Wait a few minutes and run again; finished work is kept."),
 }

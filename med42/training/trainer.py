@@ -83,7 +83,8 @@ class Training:
         if bucket and is_first_process():
             trainer.add_callback(uploading_callback(bucket, settings.checkpoints_kept))
         if settings.tensorboard and self.job.store and is_first_process():
-            trainer.add_callback(tensorboard_callback(self.job.store / "tensorboard" / self.job.run / self.name, start.step if start else 0))
+            events = self.job.store / "tensorboard" / self.job.run / self.name
+            trainer.add_callback(tensorboard_callback(events, start.step if start else 0))
         resume = start and for_this_many(start, settings, self.scratch)
         clock = time.monotonic()
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)

@@ -64,7 +64,8 @@ def trained_by_trl(shaped, recipe, folder):
         output_dir=str(folder), seed=recipe.seed, data_seed=recipe.seed, use_cpu=True, bf16=False, padding_free=True, max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True}, per_device_train_batch_size=1, gradient_accumulation_steps=settings.batch,
         max_steps=settings.steps, learning_rate=settings.learning_rate, adam_beta1=settings.betas[0], adam_beta2=settings.betas[1],
-        weight_decay=settings.weight_decay, optim="adamw_torch", lr_scheduler_type=settings.schedule, adam_epsilon=settings.epsilon, warmup_steps=0, max_grad_norm=settings.clip_norm,
+        adam_epsilon=settings.epsilon, weight_decay=settings.weight_decay, optim="adamw_torch", lr_scheduler_type=settings.schedule,
+        warmup_steps=0, max_grad_norm=settings.clip_norm,
         logging_steps=1, report_to="none", save_strategy="no", disable_tqdm=True, gradient_checkpointing=False)
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(shaped / "base", dtype=torch.float32, attn_implementation="sdpa")
