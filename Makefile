@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORK ?= work
 
-.PHONY: run test lint compile readmes clean help images images-offline push sbom scan requirements test-images test-nodes
+.PHONY: run test lint compile readmes clean help images images-offline push sbom scan requirements test-images test-nodes test-distributed
 
 help:
 	@echo "make run       run the shipped 'tiny' recipe whole, on this machine"
@@ -14,6 +14,7 @@ help:
 	@echo "make images-offline   the same where no registry can be reached, on a stand-in base"
 	@echo "make push REGISTRY=...  push them, and write images/digests.lock"
 	@echo "make sbom scan   a bill of materials of each image; a search for secrets in every layer"
+	@echo "make test-distributed   one process, several, and shards of several train the same; killed ones go on (KILLS=20)"
 	@echo "make test-images test-nodes   the tests that need a Docker engine and the images"
 	@echo "make requirements   write the images' requirements with hashes again"
 	@echo "make compile   compile the golden pipelines again"
@@ -25,6 +26,8 @@ $(BIN)/.made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[pipeline,train,evaluate,release,presidio,dev]"
+	# DeepSpeed asks for torch while it is built; in the isolation of a build it would fetch another one.
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[distributed]"
 	touch $@
 
 run: $(BIN)/.made
@@ -66,6 +69,9 @@ requirements: $(BIN)/.made
 
 test-images: $(BIN)/.made
 	$(BIN)/python -m pytest tests/images
+
+test-distributed: $(BIN)/.made
+	$(BIN)/python -m pytest tests/distributed
 
 test-nodes: $(BIN)/.made
 	$(BIN)/python -m pytest tests/training/test_two_nodes.py
