@@ -97,8 +97,8 @@ def paper_check(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_check_tells_a_change_of_the_recipe(tmp_path):
-    told = answer("check", "llama3-8b", "--set", "sft.rows_per_device=1", cwd=tmp_path)
-    assert re.search(r"^SFT tokens a step +131,072 +262,144 +differs ", told, re.MULTILINE)
+    told = answer("check", "llama3-8b", "--set", "sft.epochs=1", cwd=tmp_path)
+    assert re.search(r"^SFT steps +2,661 +5,321 +differs ", told, re.MULTILINE)
 
 
 @pytest.mark.parametrize("changes", [[], ["sft.steps=9", "title=Ä \u2695"]])
