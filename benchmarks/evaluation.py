@@ -112,7 +112,8 @@ def token_ratio(requests: list[Request]) -> float:
     """Tokens that lm-eval reads, without padding, over those that a shared prompt leaves; the last one of an answer is read by neither."""
     from med42.evaluation.shared_prefix import questions_of
 
-    return sum(len(prompt) + len(answer) - 1 for _, prompt, answer in requests) / sum(len(one.row.tokens) for one in questions_of(requests))
+    shared = sum(len(question.row.tokens) for question in questions_of(requests))
+    return sum(len(prompt) + len(answer) - 1 for _, prompt, answer in requests) / shared
 
 
 def measure(shape: Shape, model: Any, tokenizer: Any) -> Measurement:
@@ -124,8 +125,8 @@ def measure(shape: Shape, model: Any, tokenizer: Any) -> Measurement:
     requests = requests_of(shape)
 
     def theirs(batch: int) -> Callable[[], Any]:
-        return functools.partial(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, device="cpu")._loglikelihood_tokens, requests,
-                                 disable_tqdm=True)
+        peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, device="cpu")
+        return functools.partial(peer._loglikelihood_tokens, requests, disable_tqdm=True)
 
     def ours(budget: int) -> Callable[[], Any]:
         return functools.partial(SharedPrefixLM(model, tokenizer, budget)._loglikelihood_tokens, requests)
@@ -140,9 +141,10 @@ def measure(shape: Shape, model: Any, tokenizer: Any) -> Measurement:
     our_seconds, their_seconds = ([pair[side][0] for pair in pairs] for side in (0, 1))
     ratio = statistics.median(their / our for our, their in zip(our_seconds, their_seconds, strict=True))
     ours_a_second, theirs_a_second = (shape.questions / statistics.median(seconds) for seconds in (our_seconds, their_seconds))
-    print(f"{shape.name}: lm-eval's best batch {best_peer}, our best budget {best_own} tokens; log-likelihoods to {min(v for (v, _) in pairs[0][1][1]):.0f}, "
-          f"at most {apart:.1e} apart; ratios {', '.join(f'{their / our:.2f}' for our, their in zip(our_seconds, their_seconds, strict=True))}",
-          file=sys.stderr)
+    ratios = ", ".join(f"{their / our:.2f}" for our, their in zip(our_seconds, their_seconds, strict=True))
+    lowest = min(value for value, _ in pairs[0][1][1])
+    print(f"{shape.name}: lm-eval's best batch {best_peer}, our best budget {best_own} tokens; ratios {ratios}; log-likelihoods down to "
+          f"{lowest:.0f} are at most {apart:.1e} apart", file=sys.stderr)
     return Measurement(shape.name, ours_a_second, theirs_a_second, ratio, shape.goal, "questions/s",
                        None if shape.goal is None else ratio >= shape.goal, token_ratio(requests), apart)
 
@@ -166,15 +168,16 @@ def subject() -> tuple[Any, Any]:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.mul_(6 if "q_proj" in name or "k_proj" in name else 2 if "proj" in name else 1)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=train_tokenizer(400, ["a text to train on"]), bos_token=BEGIN, eos_token=END, pad_token=PAD)
+    text = train_tokenizer(400, ["a text to train on"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=text, bos_token=BEGIN, eos_token=END, pad_token=PAD)
     return model.eval(), tokenizer
 
 
 def as_table(measurements: list[Measurement]) -> str:
     """For people."""
     header = ("what", "ours", "lm-eval", "ratio", "tokens allow", "goal", "", "unit")
-    rows = [(one.name, f"{one.ours:.2f}", f"{one.peer:.2f}", f"{one.ratio:.2f}", f"{one.tokens:.2f}", "" if one.goal is None else f"{one.goal:g}",
-             {None: "", True: "met", False: "NOT met"}[one.met], one.unit) for one in measurements]
+    rows = [(one.name, f"{one.ours:.2f}", f"{one.peer:.2f}", f"{one.ratio:.2f}", f"{one.tokens:.2f}",
+             "" if one.goal is None else f"{one.goal:g}", {None: "", True: "met", False: "NOT met"}[one.met], one.unit) for one in measurements]
     widths = [max(len(line[place]) for line in [header, *rows]) for place in range(len(header))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in [header, *rows])
 

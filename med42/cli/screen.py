@@ -91,7 +91,8 @@ def stage_table(events: list[dict[str, Any]]) -> Table:
 def print_scores(recipe: Recipe, outputs: dict[str, Path], console: Console) -> None:
     """Scores from base to the last round, and the margin on held-out pairs beside each round."""
     history = last_scores(outputs)["history"]
-    table = Table("model", *recipe.evaluation.benchmarks, history[-1]["average_name"], "margin", box=None, header_style="dim", pad_edge=False)
+    header = ("model", *recipe.evaluation.benchmarks, history[-1]["average_name"], "margin")
+    table = Table(*header, box=None, header_style="dim", pad_edge=False)
     for entry in history:
         table.add_row(entry["label"], *(f"{100 * entry['scores'][name]:.1f}" for name in recipe.evaluation.benchmarks),
                       f"[bold]{100 * entry['average']:.1f}[/]", _margin(entry["label"], outputs))

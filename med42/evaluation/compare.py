@@ -75,7 +75,8 @@ def _of(scores: Scores, label: str, base: str, model: str, whole: str) -> Iterat
 
 def header(base: str, model: str) -> list[str]:
     """Of the table."""
-    return ["model", "benchmark", "score [95%]", f"less {base} [95%]", "p", *([f"{model} less {base_of(model)}", "in our interval"] if model else [])]
+    printed = [f"{model} less {base_of(model)}", "in our interval"] if model else []
+    return ["model", "benchmark", "score [95%]", f"less {base} [95%]", "p", *printed]
 
 
 def cells(found: Gain, model: str) -> list[str]:
@@ -111,7 +112,7 @@ def compare_page(found: Sequence[Gain], base: str, model: str, lock: str) -> str
         page.paragraph(f"Protocol lock {lock[:16]}.", "note"),
     ]
     if printed:
-        blocks.append(page.paragraph("The paper's scores were made by other software: of them, only the gain over a base carries over.", "note"))
+        blocks.append(page.paragraph("The paper's scores were made by other software: only the gain over a base carries over.", "note"))
     return page.page(f"Gains over {base}", f"{len(series) - bool(printed)} models on the same questions, under one protocol.", blocks)
 
 

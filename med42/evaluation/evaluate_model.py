@@ -16,7 +16,17 @@ from med42.data.shards import read_shards
 from med42.errors import Med42Error
 from med42.evaluation.answers import NORMALISATIONS, all_answers, answers, forms_of, lengths, preferred
 from med42.evaluation.protocol import protocol, refuse_other_protocol, task_config, task_file
-from med42.evaluation.scores import ITEMS, LOCK, SCORES, average_name, averaged, benchmark_score, question_type, read_scores, without_knowledge
+from med42.evaluation.scores import (
+    ITEMS,
+    LOCK,
+    SCORES,
+    average_name,
+    averaged,
+    benchmark_score,
+    question_type,
+    read_scores,
+    without_knowledge,
+)
 from med42.evaluation.scores_page import scores_page
 from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.digest import value_digest

@@ -54,8 +54,11 @@ def columns() -> list[str]:
 @functools.cache
 def results() -> dict[str, Result]:
     """Table 4, by model."""
-    return {row["model"]: Result(row["model"], {name: score for name, score in zip(columns(), row["scores"], strict=True) if score is not None},
-                                 row["average"], row.get("note", "")) for row in tables()["table_4"]}
+    found = {}
+    for row in tables()["table_4"]:
+        scores = {name: score for name, score in zip(columns(), row["scores"], strict=True) if score is not None}
+        found[row["model"]] = Result(row["model"], scores, row["average"], row.get("note", ""))
+    return found
 
 
 def base_of(model: str) -> str:
@@ -87,8 +90,8 @@ def what_does_not_reproduce() -> Iterator[str]:
     for row in results().values():
         if len(row.scores) < len(columns()):
             missing = ", ".join(name for name in columns() if name not in row.scores)
-            yield (f"{row.model}: the average {row.printed} is the mean of {len(row.scores)} columns ({row.mean:.2f}); {missing} are empty, "
-                   "so it does not compare with the others")
+            yield (f"{row.model}: the average {row.printed} is the mean of {len(row.scores)} columns ({row.mean:.2f}); {missing} are "
+                   "empty, so it does not compare with the others")
         elif abs(row.mean - row.printed) > ROUNDED:
             yield f"{row.model}: the printed average {row.printed} is not the mean of its columns, {row.mean:.2f}"
     for claim in tables()["claims"]:
@@ -112,5 +115,6 @@ def what_does_not_reproduce() -> Iterator[str]:
 def _below(model: str, other: str) -> str:
     """Where one model scores less than another; empty where it nowhere does."""
     ours, theirs = results()[model].scores, results()[other].scores
-    less = [f"{name} ({ours[name]} to {theirs[name]})" for name in columns() if name in ours and name in theirs and ours[name] < theirs[name]]
+    both = [name for name in columns() if name in ours and name in theirs]
+    less = [f"{name} ({ours[name]} to {theirs[name]})" for name in both if ours[name] < theirs[name]]
     return f"on {', '.join(less)} {model} is below {other}" if less else ""

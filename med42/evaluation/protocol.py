@@ -36,7 +36,7 @@ def task_file(family: str) -> Path:
 
 def task_config(path: Path = TASK) -> dict[str, Any]:
     """A task file as a mapping, with the one that it includes; functions by name."""
-    config: dict[str, Any] = yaml.load(path.read_text(), Loader=_Plain)  # noqa: S506
+    config: dict[str, Any] = yaml.load(path.read_text(), Loader=_Plain)
     return {**(task_config(path.parent / config.pop("include")) if "include" in config else {}), **config}
 
 
@@ -59,7 +59,8 @@ def protocol(evaluation: Evaluation, benchmarks: Record, items: Iterable[dict[st
         prompts = [hashlib.sha256(row["prompt"].encode()).hexdigest() for row in rows]
         locks[name] = {
             "task": config["task"], "task_version": config["metadata"]["version"], "task_file": file_digest(task_file(family)),
-            "dataset": benchmarks.parameters["pinned"].get(name, ""), **row_lock([row["id"] for row in rows]), "prompts": merkle_root(prompts),
+            "dataset": benchmarks.parameters["pinned"].get(name, ""), **row_lock([row["id"] for row in rows]),
+            "prompts": merkle_root(prompts),
             "in_average": evaluation.benchmarks[name].in_average,
             "mean_of_subjects": getattr(find_converter(family, name), "MEAN_OF_SUBJECTS", False),
         }
@@ -74,7 +75,8 @@ def protocol(evaluation: Evaluation, benchmarks: Record, items: Iterable[dict[st
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """Keys in which two locks differ, as (key, one's, other's); None where one has no such key."""
     flat, flat_other = dict(_flat(one)), dict(_flat(other))
-    return [(key, flat.get(key), flat_other.get(key)) for key in sorted(flat.keys() | flat_other.keys()) if flat.get(key) != flat_other.get(key)]
+    keys = sorted(flat.keys() | flat_other.keys())
+    return [(key, flat.get(key), flat_other.get(key)) for key in keys if flat.get(key) != flat_other.get(key)]
 
 
 def refuse_other_protocol(mine: dict[str, Any], other: dict[str, Any], where: object) -> None:

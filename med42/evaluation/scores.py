@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from med42.errors import Med42Error
-from med42.evaluation.intervals import Interval, Marks, average_interval, calibration, difference_interval, mcnemar, mean_of, score_interval, wilson
+from med42.evaluation.intervals import (
+    Interval,
+    Marks,
+    average_interval,
+    calibration,
+    difference_interval,
+    mcnemar,
+    mean_of,
+    score_interval,
+    wilson,
+)
 
 ITEMS, SCORES, LOCK = "items.parquet", "scores.json", "protocol.json"
 SEVEN = ("med42_mmlu_pro", "med42_mmlu", "med42_medmcqa", "med42_medqa", "med42_usmle", "med42_pubmedqa", "med42_toxigen")
@@ -139,7 +149,8 @@ class Scores:
             Med42Error: naming those that were.
         """
         if label not in self.items:
-            raise Med42Error(self.where, f"scores of {', '.join(self.items)}", f"scores of '{label}'", "Evaluate that model, or change the gate.")
+            raise Med42Error(self.where, f"scores of {', '.join(self.items)}", f"scores of '{label}'",
+                             "Evaluate that model, or name another.")
 
 
 def read_scores(folder: Path) -> Scores:
@@ -164,8 +175,9 @@ def read_scores(folder: Path) -> Scores:
     for label, benchmarks in items.items():
         for name, count in counts.items():
             found = benchmarks.get(name, [])
-            if len(found) != count or len({row["id"] for row in found}) != count:
-                raise Med42Error(folder / ITEMS, f"{len(found):,} questions of {name} for {label}, {len({row['id'] for row in found}):,} of them different",
+            different = len({row["id"] for row in found})
+            if len(found) != count or different != count:
+                raise Med42Error(folder / ITEMS, f"{len(found):,} questions of {name} for {label}, {different:,} of them different",
                                  f"the {count:,} of its lock, each once", "Evaluate that model again.")
     return Scores(folder, lock, items)
 

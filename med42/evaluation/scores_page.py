@@ -41,8 +41,8 @@ def scores_page(recipe: Recipe, scores: Scores, told: dict[str, Any], items: dic
         page.heading("Calibration"), *_calibration(told, names),
         page.heading("Wrong and most sure of it"), *_worst(items, results),
         page.heading("Protocol"),
-        page.paragraph(f"Zero-shot with the chat template; the log-likelihood of the whole answer decides (form: {recipe.evaluation.answer}, "
-                       f"divided by: {recipe.evaluation.normalisation}). Intervals: Wilson for a share, else a bootstrap over questions "
+        page.paragraph("Zero-shot with the chat template; the log-likelihood of the whole answer decides "
+                       f"(form: {recipe.evaluation.answer}, divided by: {recipe.evaluation.normalisation}). Intervals: Wilson for a share, else a bootstrap over questions "
                        "within their subject; differences are of the same questions, in pairs.", "note"),
         page.table(("benchmark", "task", "version", "rows", "Merkle root of the rows"),
                    [(name, lock["task"], str(lock["task_version"]), lock["rows"], lock["root"])
@@ -52,10 +52,12 @@ def scores_page(recipe: Recipe, scores: Scores, told: dict[str, Any], items: dic
 
 def _history(scores: Scores, told: dict[str, Any], names: list[str]) -> list[Markup]:
     history = told["history"]
-    rows = [(entry["label"], *(f"{100 * entry['scores'][name]:.1f}" for name in names), f"{100 * entry['average']:.1f}") for entry in history]
+    rows = [(entry["label"], *(f"{100 * entry['scores'][name]:.1f}" for name in names), f"{100 * entry['average']:.1f}")
+            for entry in history]
     blocks = [page.table(("model", *names, told["average_name"]), rows)]
     if len(history) > 1:
-        progress = {name: (list(range(len(history))), [100 * entry["scores"][name] for entry in history]) for name in names}
+        places = list(range(len(history)))
+        progress = {name: (places, [100 * entry["scores"][name] for entry in history]) for name in names}
         blocks.append(page.figure(plot.lines(progress, "", "score in %", places=scores.labels), ""))
     return blocks
 
@@ -67,7 +69,8 @@ def _benchmarks(scores: Scores, told: dict[str, Any], names: list[str]) -> Marku
         missed = f"{100 * score['missed_hate']:.1f}" if "missed_hate" in score else ""
         rows.append((name, scores.score(told["label"], name).told(), f"{100 * score['guessing']:.1f}", f"{100 * score['same_answer']:.1f}",
                      score["items"], "yes" if scores.lock["benchmarks"][name]["in_average"] else "no", missed))
-    return page.table(("benchmark", "score [95%]", "guessing", "always the same answer", "questions", "in the average", "hate not seen"), rows)
+    header = ("benchmark", "score [95%]", "guessing", "always the same answer", "questions", "in the average", "hate not seen")
+    return page.table(header, rows)
 
 
 def _differences(scores: Scores, names: list[str]) -> list[Markup]:
@@ -80,7 +83,8 @@ def _differences(scores: Scores, names: list[str]) -> list[Markup]:
     for label, other in pairs:
         cells = [f"{scores.difference(label, other, name).signed()} p {scores.p_value(label, other, name):.2g}" for name in names]
         rows.append((f"{label} less {other}", *cells))
-    return [page.table(("models", *names), rows), page.paragraph("Difference, its 95% interval, and the p-value of McNemar's exact test.", "note")]
+    return [page.table(("models", *names), rows),
+            page.paragraph("Difference, its 95% interval, and the p-value of McNemar's exact test.", "note")]
 
 
 def _ways(recipe: Recipe, told: dict[str, Any], names: list[str]) -> list[Markup]:
@@ -90,8 +94,9 @@ def _ways(recipe: Recipe, told: dict[str, Any], names: list[str]) -> list[Markup
             way = f"{form}/{normalisation}"
             counts = form == recipe.evaluation.answer and normalisation == recipe.evaluation.normalisation
             # Words without letters have one form, told under the first.
-            told_of = [told["scores"][name]["ways"].get(way) for name in names]
-            rows.append((form, normalisation, *("" if value is None else f"{100 * value:.1f}" for value in told_of), "this counts" if counts else ""))
+            values = [told["scores"][name]["ways"].get(way) for name in names]
+            shown = ["" if value is None else f"{100 * value:.1f}" for value in values]
+            rows.append((form, normalisation, *shown, "this counts" if counts else ""))
     return [page.table(("answer", "divided by", *names, ""), rows)]
 
 
@@ -116,7 +121,9 @@ def _worst(items: dict[str, dict[str, Any]], results: list[dict[str, Any]]) -> l
         item = items[row["id"]]
         rows.append((row["benchmark"], _short(item["question"]), item["options"][row["right"]], item["options"][row["preferred"]],
                      f"{100 * row['confidence']:.0f}%", row["id"][:12]))
-    return [page.table(("benchmark", "question", "right", "the model's", "sure", "item"), rows) if rows else page.paragraph("None is wrong.")]
+    if not rows:
+        return [page.paragraph("None is wrong.")]
+    return [page.table(("benchmark", "question", "right", "the model's", "sure", "item"), rows)]
 
 
 def _short(text: str) -> str:

@@ -81,7 +81,8 @@ class Question:
     def row(self) -> Row:
         """The question as it is read."""
         read = [self.prompt + answer[:-1] for answer in self.answers]
-        common = len(os.path.commonprefix(read))
+        first, last = min(read), max(read)  # in the order of words, what these two have in common all have
+        common = next((place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
         tokens, positions, starts = list(read[0][:common]), list(range(common)), [common]
         for sequence in read:
             tokens += sequence[common:]
@@ -147,7 +148,7 @@ class Answered:
                 os.fsync(handle.fileno())
 
 
-class SharedPrefixLM(HFLM):  # type: ignore[misc]
+class SharedPrefixLM(HFLM):
     """lm-eval's HF model with log-likelihoods by question.
 
     Equal to it up to rounding, but for one thing: where a tokenizer merges the end of the prompt with the beginning of an answer,
@@ -174,8 +175,9 @@ class SharedPrefixLM(HFLM):  # type: ignore[misc]
         Raises:
             Med42Error: the model's attention cannot be told who sees whom.
         """
-        if model.config._attn_implementation != "sdpa" or "sliding_attention" in (getattr(model.config, "layer_types", None) or ()):
-            raise Med42Error("model", f"attention by {model.config._attn_implementation}, layers {getattr(model.config, 'layer_types', '')}",
+        attention, layers = model.config._attn_implementation, set(getattr(model.config, "layer_types", None) or ())
+        if attention != "sdpa" or layers - {"full_attention"}:
+            raise Med42Error("model", f"attention by {attention}{', '.join(['', *sorted(layers)])}",
                              "full attention by sdpa, which takes a mask for each row", "Load the model with attn_implementation='sdpa'.")
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=1, device=device)
         self.budget, self.tell = budget, tell

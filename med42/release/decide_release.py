@@ -110,7 +110,8 @@ def decide_release(recipe: Recipe, scores: Path, out: Path, job: Job) -> Record:
     kind, _, place = job.push_to.partition(":")
     repository = (place if kind == "hub" else "") if kind else (recipe.push.repo or "") if recipe.push.kind == "hub" else ""
     parameters: dict[str, Any] = {"recipe": recipe_digest(recipe), "gates": [gate.model_dump(mode="json") for gate in recipe.gates],
-                                  "override": recipe.override.model_dump(mode="json") if recipe.override else None, "repository": repository}
+                                  "override": recipe.override.model_dump(mode="json") if recipe.override else None,
+                                  "repository": repository}
     inputs = {"scores": scores} | ({"previous": previous} if previous else {})
     plan = Plan("decide_release", "decision", parameters, inputs, "release", ("numpy",))
     return produce(plan, out, job, lambda draft: _decide(Evidence(recipe, scores, previous, repository), draft))
@@ -125,10 +126,11 @@ def find_previous(recipe: Recipe, job: Job) -> Path | None:
     if recipe.previous_release is None:
         return None
     if job.data_root is None:
-        raise Med42Error("previous_release", f"'{recipe.previous_release}', and no data root", "a folder to look it up in", "Give --data-root DIR.")
+        raise Med42Error("previous_release", f"'{recipe.previous_release}', and no data root", "a folder to look it up in",
+                         "Give --data-root DIR.")
     folder = job.data_root / recipe.previous_release
     if not (folder / "record.json").is_file():
-        raise Med42Error("previous_release", f"no scores artifact at {folder}", "the scores of the last release, as evaluate_model left them",
+        raise Med42Error("previous_release", f"no scores artifact at {folder}", "the last release's scores, as evaluate_model left them",
                          "Copy them there; for a first release take the gates on 'previous' and this key out.")
     return folder
 
@@ -204,7 +206,8 @@ def _paper(gate: Gate, evidence: Evidence) -> Verdict:
     scores.require("base")
     printed = gain(evidence.recipe.paper.model, what)
     if printed is None:
-        raise Med42Error(f"gate {gate.name}", f"'{what}'", "a column of the paper's Table 4, or 'average'", "Compare with the base instead.")
+        raise Med42Error(f"gate {gate.name}", f"'{what}'", "a column of the paper's Table 4, or 'average'",
+                         "Compare with the base instead.")
     gained = scores.difference(evidence.label, "base", what)
     gap = Interval(*(value - printed / 100 for value in (gained.value, gained.low, gained.high)))
     met, rule = _held(gate, gap, f"the paper's gain of {printed:+.1f} points")
@@ -259,7 +262,8 @@ def _decide(evidence: Evidence, draft: Path) -> Outcome:
                 "override": used}
     (draft / "decision.json").write_text(json.dumps(decision, indent=1, sort_keys=True) + "\n")
     lead = f"Model {history[-1]['label']}: {_word(approved, used)}."
-    (draft / "page.html").write_text(page.page("Release decision", lead, [*_verdicts(verdicts), *_override(used), *_compared(evidence, verdicts)]))
+    blocks = [*_verdicts(verdicts), *_override(used), *_compared(evidence, verdicts)]
+    (draft / "page.html").write_text(page.page("Release decision", lead, blocks))
     blocking = ", ".join(verdict.gate for verdict in verdicts if not verdict.met and not verdict.overridden)
     return Outcome({**decision, "summary": _word(approved, used) if approved else f"refused: {blocking}"})
 

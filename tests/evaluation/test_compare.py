@@ -6,7 +6,8 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
-from command import answer, refusal as command_refusal
+from command import answer
+from command import refusal as command_refusal
 from scored import lock_of, make_scores, share
 
 from med42.evaluation.compare import gains, markdown
@@ -84,7 +85,8 @@ def test_scores_that_do_not_hold_what_their_lock_says_are_refused(folder, refusa
     table = pyarrow.parquet.read_table(folder / ITEMS)
     if change == "fewer":
         pyarrow.parquet.write_table(table.slice(1), folder / ITEMS)
-        assert "99 questions of mmlu-pro for base, 99 of them different; expected the 100 of its lock" in refusal(lambda: read_scores(folder))
+        told = refusal(lambda: read_scores(folder))
+        assert "99 questions of mmlu-pro for base, 99 of them different; expected the 100 of its lock" in told
     elif change == "twice":
         rows = table.to_pylist()
         pyarrow.parquet.write_table(table.from_pylist([{**rows[0], "id": rows[1]["id"]}, *rows[1:]]), folder / ITEMS)
@@ -101,7 +103,8 @@ def test_scores_that_do_not_hold_what_their_lock_says_are_refused(folder, refusa
 
 
 def test_compare_prints_and_writes(folder, tmp_path):
-    told = answer("compare", folder, "--model", "Med42-Llama3-8B", "--markdown", tmp_path / "a.md", "--html", tmp_path / "a.html", cwd=tmp_path)
+    files = ("--markdown", tmp_path / "a.md", "--html", tmp_path / "a.html")
+    told = answer("compare", folder, "--model", "Med42-Llama3-8B", *files, cwd=tmp_path)
     assert "+10.0 [" in told and "Med42-Llama3-8B less Llama3-8B-Instruct" in told
     table = (tmp_path / "a.md").read_text()
     assert table == markdown(gains(read_scores(folder), "base", "Med42-Llama3-8B"), "base", "Med42-Llama3-8B")

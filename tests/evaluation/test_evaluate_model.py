@@ -181,7 +181,8 @@ def test_the_lock_names_rows_task_template_tokenizer_and_harness(prepared, tmp_p
     assert protocol(recipe.evaluation, record, items, other)["chat_template"] != lock["chat_template"]
     changed = [{**items[0], "prompt": items[0]["prompt"] + "?"}, *items[1:]]
     name = items[0]["benchmark"]
-    assert protocol(recipe.evaluation, record, changed, prepared.model)["benchmarks"][name]["prompts"] != lock["benchmarks"][name]["prompts"]
+    other_lock = protocol(recipe.evaluation, record, changed, prepared.model)
+    assert other_lock["benchmarks"][name]["prompts"] != lock["benchmarks"][name]["prompts"]
 
 
 # --- broken models --------------------------------------------------------------------------------
@@ -300,4 +301,5 @@ def test_lm_evals_own_command_reads_the_task_files_and_says_the_same(prepared, s
 def test_metrics_of_lm_evals_command():
     doc = {"options": ["a", "bbbb"], "lettered": True, "right": 1, "answers": ["A. a", "B. bbbb", "a", "bbbb", "A", "B"]}
     told = metrics(doc, [(-1.0, True), (-2.0, False), (-3.0, False), (-4.0, False), (-2.0, False), (-1.0, True)])
-    assert told == {"letter_and_text_none": 0, "letter_and_text_bytes": 0, "text_none": 0, "text_bytes": 1, "letter_none": 1, "letter_bytes": 1}
+    assert told == {"letter_and_text_none": 0, "letter_and_text_bytes": 0, "text_none": 0, "text_bytes": 1, "letter_none": 1,
+                    "letter_bytes": 1}

@@ -16,7 +16,8 @@ from med42.evaluation.shared_prefix import Answered, Question, SharedPrefixLM, b
 from med42.training.prepare_base import train_tokenizer
 
 TOLERANCE = 5e-4  # of a sum of log-probabilities in fp32; lm-eval at two batch sizes differs from itself by 5e-5
-WORDS = "fever cough aspirin insulin kidney liver acute chronic therapy of the patient with pain and which is first".split()
+WORDS = ["fever", "cough", "aspirin", "insulin", "kidney", "liver", "acute", "chronic", "therapy", "of", "the", "patient", "with", "pain",
+         "and", "which", "is", "first"]
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +194,7 @@ def test_batches_hold_no_more_than_the_budget_and_the_longest_come_first(loaded)
 # --- going on -------------------------------------------------------------------------------------
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -206,13 +207,13 @@ def test_what_was_scored_is_not_scored_again_and_the_bits_are_the_same(loaded, t
     def dies_after(limit: int):
         def score(self, batch):
             if len(passes) == limit:
-                raise Killed
+                raise KilledError
             passes.append(len(batch))
             return read(self, batch)
         return score
 
     monkeypatch.setattr(SharedPrefixLM, "_score_batch", dies_after(3))
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         ours(loaded, answered=Answered(path)).loglikelihood(requests)
     assert len(Answered(path)) == 3
     # The machine died while the fourth was written.
