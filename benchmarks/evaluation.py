@@ -176,8 +176,9 @@ def subject() -> tuple[Any, Any]:
 def as_table(measurements: list[Measurement]) -> str:
     """For people."""
     header = ("what", "ours", "lm-eval", "ratio", "tokens allow", "goal", "", "unit")
+    verdicts = {None: "", True: "met", False: "NOT met"}
     rows = [(one.name, f"{one.ours:.2f}", f"{one.peer:.2f}", f"{one.ratio:.2f}", f"{one.tokens:.2f}",
-             "" if one.goal is None else f"{one.goal:g}", {None: "", True: "met", False: "NOT met"}[one.met], one.unit) for one in measurements]
+             "" if one.goal is None else f"{one.goal:g}", verdicts[one.met], one.unit) for one in measurements]
     widths = [max(len(line[place]) for line in [header, *rows]) for place in range(len(header))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in [header, *rows])
 

@@ -29,6 +29,7 @@ def scores_page(recipe: Recipe, scores: Scores, told: dict[str, Any], items: dic
     label, names = told["label"], list(recipe.evaluation.benchmarks)
     average = scores.score(label, "average").told() if any(recipe.evaluation.benchmarks[name].in_average for name in names) else "none"
     lead = f"{told['average_name'].capitalize()} of the benchmarks that count: {average}, in percent with its 95% interval."
+    answer, divisor = recipe.evaluation.answer, recipe.evaluation.normalisation
     cut = [page.paragraph(f"{told['cut']:,} questions are longer than the model reads; the beginning of their prompts was cut off.", "bad")]
     return page.page(f"Scores of {label}", lead, [
         *(cut if told["cut"] else []),
@@ -41,9 +42,9 @@ def scores_page(recipe: Recipe, scores: Scores, told: dict[str, Any], items: dic
         page.heading("Calibration"), *_calibration(told, names),
         page.heading("Wrong and most sure of it"), *_worst(items, results),
         page.heading("Protocol"),
-        page.paragraph("Zero-shot with the chat template; the log-likelihood of the whole answer decides "
-                       f"(form: {recipe.evaluation.answer}, divided by: {recipe.evaluation.normalisation}). Intervals: Wilson for a share, else a bootstrap over questions "
-                       "within their subject; differences are of the same questions, in pairs.", "note"),
+        page.paragraph(f"Zero-shot with the chat template; the log-likelihood of the whole answer decides (form: {answer}, divided by: "
+                       f"{divisor}). Intervals: Wilson for a share, else a bootstrap over questions within their subject; differences are of the same "
+                       "questions, in pairs.", "note"),
         page.table(("benchmark", "task", "version", "rows", "Merkle root of the rows"),
                    [(name, lock["task"], str(lock["task_version"]), lock["rows"], lock["root"])
                     for name, lock in scores.lock["benchmarks"].items()]),
