@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
 from med42.data.shards import read_shards
 from med42.errors import Med42Error
-from med42.evaluation.answers import NORMALISATIONS, all_answers, answers, forms_of, lengths, preferred
-from med42.evaluation.protocol import protocol, refuse_other_protocol, task_config, task_file
+from med42.evaluation.answers import NORMALISATIONS, answers, forms_of, lengths, preferred
+from med42.evaluation.protocol import protocol, refuse_other_protocol, task_file
 from med42.evaluation.scores import (
     ITEMS,
     LOCK,
@@ -28,12 +27,12 @@ from med42.evaluation.scores import (
     without_knowledge,
 )
 from med42.evaluation.scores_page import scores_page
+from med42.evaluation.scoring import score_items
 from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.digest import value_digest
 from med42.lineage.journal import Job, Progress
 from med42.lineage.record import Record, read_record
 from med42.recipe import Recipe
-from med42.report.quiet import work_offline_and_quietly
 
 PACKAGES = ("torch", "transformers", "lm-eval", "numpy")
 TASK_OF_TOXICITY = "med42_toxigen"
@@ -56,16 +55,15 @@ def evaluate_model(recipe: Recipe, label: str, model: Path, benchmarks: Path, ea
         Med42Error: a log-likelihood that is not finite, a tokenizer that merges prompt and answer, or earlier scores under another
             protocol.
     """
-    settings = recipe.evaluation.model_dump(mode="json", exclude={"benchmarks", "every_round", "limit"})
+    settings = recipe.evaluation.model_dump(mode="json", exclude={"benchmarks", "every_round", "limit", "processes"})
     inputs = {"model": model, "benchmarks": benchmarks} | ({"earlier": earlier} if earlier else {})
     plan = Plan("evaluate_model", "scores", {"label": label, "evaluation": settings}, inputs, "evaluation", PACKAGES,
                 name=f"evaluate_model-{label}")
-    items = list(read_shards(benchmarks))
-    lock = protocol(recipe.evaluation, read_record(benchmarks), items, model)
+    lock = protocol(recipe.evaluation, read_record(benchmarks), read_shards(benchmarks), model)
     answered = _answered(recipe, model, lock, job)
-    record = produce(plan, out, job, lambda draft: _evaluate(recipe, label, model, items, lock, earlier, answered, draft, job))
-    if answered:
-        answered.unlink(missing_ok=True)
+    record = produce(plan, out, job, lambda draft: _evaluate(recipe, label, model, benchmarks, lock, earlier, answered, draft, job))
+    for path in answered.parent.glob(f"{answered.stem}*") if answered else ():
+        path.unlink()
     return record
 
 
@@ -76,13 +74,16 @@ def _answered(recipe: Recipe, model: Path, lock: dict[str, Any], job: Job) -> Pa
     return job.store / "evaluations" / f"{value_digest(identity)[:24]}.jsonl" if job.store else None
 
 
-def _evaluate(recipe: Recipe, label: str, model: Path, items: list[dict[str, Any]], lock: dict[str, Any], earlier: Path | None,
-              answered: Path | None, draft: Path, job: Job) -> Outcome:
-    history: list[dict[str, Any]] = []
+def _evaluate(recipe: Recipe, label: str, model: Path, benchmarks: Path, lock: dict[str, Any], earlier: Path | None, answered: Path | None,
+              draft: Path, job: Job) -> Outcome:
+    items, history = list(read_shards(benchmarks)), list[dict[str, Any]]()
     if earlier:
         refuse_other_protocol(lock, read_scores(earlier).lock, earlier)
         history = json.loads((earlier / SCORES).read_text())["history"]
-    results, observed = _score(recipe, label, model, items, answered, job)
+    progress = Progress(job, f"evaluate_model-{label}", len(items), "questions")
+    samples, tokenizer, observed = score_items(recipe, model, benchmarks, answered, job, lambda done, total: progress.step(done))
+    results = [_result(recipe, name, sample, tokenizer) for name, of_it in samples.items() for sample in of_it]
+    results.sort(key=lambda row: (row["benchmark"], row["id"]))
     scores: dict[str, Any] = {}
     for name in recipe.evaluation.benchmarks:
         of_it = [row for row in results if row["benchmark"] == name]
@@ -105,60 +106,6 @@ def _evaluate(recipe: Recipe, label: str, model: Path, items: list[dict[str, Any
          "summary": f"{average_name(lock)} {average:.1%}"},
         observed,
     )
-
-
-def _score(recipe: Recipe, label: str, model: Path, items: list[dict[str, Any]], answered: Path | None,
-           job: Job) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Every item with the log-likelihood of each answer in each form, and which one the model prefers; and how fast it went."""
-    work_offline_and_quietly()
-    import datasets
-    import torch
-    from lm_eval import simple_evaluate
-    from lm_eval.api.task import ConfigurableTask
-    from lm_eval.tasks import TaskManager
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from med42.evaluation.shared_prefix import Answered, SharedPrefixLM
-
-    evaluation = recipe.evaluation
-    if evaluation.threads:
-        torch.set_num_threads(evaluation.threads)
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for item in items:
-        rows.setdefault(item["benchmark"], []).append(
-            {**item, "answers": all_answers(item["options"], item["lettered"], evaluation.forms)})
-
-    def task(name: str) -> Any:
-        table = datasets.Dataset.from_list(rows[name])
-        version = task_config(task_file(evaluation.benchmarks[name].family))["metadata"]
-        return ConfigurableTask(config={**task_config(), "task": name, "metadata": version, "process_results": _nothing,
-                                        "metric_list": [{"metric": "asked", "aggregation": "mean", "higher_is_better": True}],
-                                        "custom_dataset": lambda **_: {"test": table}})
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    # Several GPUs hold one model between them, layer by layer.
-    place = {"device_map": "auto"} if device == "cuda" and evaluation.devices.gpus_per_node > 1 else {}
-    weights: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, evaluation.dtype), use_safetensors=True,
-                                                        attn_implementation="sdpa", **place)
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    progress = Progress(job, f"evaluate_model-{label}", len(items), "questions")
-    harness = SharedPrefixLM((weights if place else weights.to(device)).eval(), tokenizer, evaluation.tokens, Answered(answered),
-                             lambda done, total: progress.step(done), device)
-    before, clock = len(harness.answered), time.monotonic()
-    told = simple_evaluate(
-        harness, tasks=[task(name) for name in rows], apply_chat_template=True, bootstrap_iters=0, log_samples=True,
-        task_manager=TaskManager(include_defaults=False),  # indexing the harness's own 14,000 tasks takes longer than scoring ours
-    )
-    seconds = time.monotonic() - clock
-    results = [_result(recipe, name, sample, tokenizer) for name, samples in told["samples"].items() for sample in samples]
-    observed = {"score_seconds": round(seconds, 2), "questions_a_second": round(len(items) / seconds, 2),
-                "tokens_read": harness.tokens_read, "batches_from_before": before, "cut": harness.cut}
-    return sorted(results, key=lambda row: (row["benchmark"], row["id"])), observed
-
-
-def _nothing(doc: dict[str, Any], results: Any) -> dict[str, float]:
-    """Marks are given below, with tokens counted; lm-eval's own would be of all forms at once."""
-    return {"asked": 1.0}
 
 
 def _result(recipe: Recipe, name: str, sample: dict[str, Any], tokenizer: Any) -> dict[str, Any]:

@@ -43,8 +43,8 @@ def scores_page(recipe: Recipe, scores: Scores, told: dict[str, Any], items: dic
         page.heading("Wrong and most sure of it"), *_worst(items, results),
         page.heading("Protocol"),
         page.paragraph(f"Zero-shot with the chat template; the log-likelihood of the whole answer decides (form: {answer}, divided by: "
-                       f"{divisor}). Intervals: Wilson for a share, else a bootstrap over questions within their subject; differences are of the same "
-                       "questions, in pairs.", "note"),
+                       f"{divisor}). Intervals: Wilson for a share, else a bootstrap over questions within their subject; differences are "
+                       "of the same questions, in pairs.", "note"),
         page.table(("benchmark", "task", "version", "rows", "Merkle root of the rows"),
                    [(name, lock["task"], str(lock["task_version"]), lock["rows"], lock["root"])
                     for name, lock in scores.lock["benchmarks"].items()]),

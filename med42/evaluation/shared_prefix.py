@@ -120,13 +120,20 @@ class Answered:
     comes to the same bits. A last line that is torn counts as not there.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self._path, self._found = path, dict[str, list[list[Answer]]]()
-        if path and path.is_file():
-            content = path.read_bytes()
+    def __init__(self, path: Path | None, number: int = 0) -> None:
+        """Read what is there.
+
+        Args:
+            path: the file; others beside it, whose names begin alike, are those of other processes.
+            number: of this process.
+        """
+        self._path = path.with_name(f"{path.stem}-{number}{path.suffix}") if path and number else path
+        self._found: dict[str, list[list[Answer]]] = {}
+        for file in sorted(path.parent.glob(f"{path.stem}*{path.suffix}")) if path else ():
+            content = file.read_bytes()
             whole = content[: content.rfind(b"\n") + 1]
-            if whole != content:
-                path.write_bytes(whole)
+            if whole != content and file == self._path:
+                file.write_bytes(whole)
             for line in whole.splitlines():
                 told = json.loads(line)
                 self._found[told["batch"]] = [[(float(value), bool(greedy)) for value, greedy in answers] for answers in told["answers"]]
@@ -156,12 +163,13 @@ class SharedPrefixLM(HFLM):
 
     Attributes:
         tokens_read: tokens of all rows so far, without padding.
+        found: batches that were there already.
         cut: questions too long for the model, which are scored one answer at a time with the prompt's beginning cut off, as lm-eval
             does.
     """
 
     def __init__(self, model: Any, tokenizer: Any, budget: int, answered: Answered | None = None,
-                 tell: Callable[[int, int], None] | None = None, device: str = "cpu") -> None:
+                 tell: Callable[[int, int], None] | None = None, device: str = "cpu", part: tuple[int, int] = (0, 1)) -> None:
         """Wrap a loaded causal model.
 
         Args:
@@ -171,6 +179,7 @@ class SharedPrefixLM(HFLM):
             answered: what an earlier attempt scored.
             tell: called with the questions done and the questions in all.
             device: of the model.
+            part: number of this process, and how many share the batches; those of the others are told as 0 and kept by them.
 
         Raises:
             Med42Error: the model's attention cannot be told who sees whom.
@@ -182,7 +191,8 @@ class SharedPrefixLM(HFLM):
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=1, device=device)
         self.budget, self.tell = budget, tell
         self.answered = Answered(None) if answered is None else answered
-        self.tokens_read = self.cut = 0
+        self.part = part
+        self.tokens_read = self.cut = self.found = 0
         self._last_context: tuple[str, list[int]] = ("", [])
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -210,10 +220,13 @@ class SharedPrefixLM(HFLM):
         told: list[Answer | None] = [None] * len(requests)
         questions = questions_of(requests)
         batches, done = batches_of(questions, self.budget), 0
-        for batch in batches:
+        for number, batch in enumerate(batches):
             key = hashlib.sha256(json.dumps([(question.prompt, question.answers) for question in batch]).encode()).hexdigest()
             scored = self.answered.get(key)
-            if scored is None:
+            self.found += scored is not None
+            if scored is None and number % self.part[1] != self.part[0]:
+                scored = [[(0.0, False)] * len(question.answers) for question in batch]
+            elif scored is None:
                 scored = self._score_batch(batch)
                 self.answered.add(key, scored)
             for question, answers in zip(batch, scored, strict=True):

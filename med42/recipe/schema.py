@@ -421,6 +421,7 @@ class Evaluation(Frozen):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     threads: PositiveInt | None = None
     devices: Devices = Devices()
+    processes: PositiveInt = Field(default=1, description="copies of the model that share the questions, one a GPU; changes no score")
 
     @model_validator(mode="after")
     def _the_form_that_counts_is_scored(self) -> Evaluation:

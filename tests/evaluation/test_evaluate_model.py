@@ -251,6 +251,27 @@ def test_killed_in_the_middle_it_loses_one_batch_at_most_and_ends_with_the_same_
     assert not list((tmp_path / "b" / "evaluations").iterdir())
 
 
+@pytest.mark.slow
+def test_two_processes_come_to_the_same_digest_as_one(prepared, tmp_path):
+    """Two CPU processes under torchrun, as two GPUs would be."""
+    settings = ["evaluation.tokens=400"]
+    one = score(prepared, tmp_path / "one", *settings, job=Job("test", tmp_path / "a"))
+    two = score(prepared, tmp_path / "two", *settings, "evaluation.processes=2", job=Job("test", tmp_path / "b"))
+    assert two.digest == one.digest
+    assert two.made.observed["tokens_read"] == 0  # the two had scored everything
+    assert two.made.observed["batches_from_before"] > 4
+    assert not list((tmp_path / "b" / "evaluations").iterdir())
+
+
+@pytest.mark.slow
+def test_a_failure_of_one_of_several_processes_is_told_as_it_was_there(prepared, tmp_path, refusal, monkeypatch):
+    other = shutil.copytree(prepared.model, tmp_path / "model")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "layer_types": ["sliding_attention"] * config["num_hidden_layers"]}))
+    told = refusal(lambda: score(prepared, tmp_path / "out", "evaluation.processes=2", model=other))
+    assert "attention by sdpa, sliding_attention" in told
+
+
 # --- the task files -------------------------------------------------------------------------------
 
 
