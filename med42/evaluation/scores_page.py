@@ -37,6 +37,7 @@ def scores_page(recipe: Recipe, scores: Scores, told: dict[str, Any], items: dic
         page.heading("This model, in %"), _benchmarks(scores, told, names),
         page.heading("Differences, in points"), *_differences(scores, names),
         page.heading("Forms of the answer and normalisations, in %"), *_ways(recipe, told, names),
+        *_stock(told),
         page.heading("By subject, in %"), _groups(told, names, "by_subject"),
         page.heading("By type of question, in %"), _groups(told, names, "by_type"),
         page.heading("Calibration"), *_calibration(told, names),
@@ -99,6 +100,17 @@ def _ways(recipe: Recipe, told: dict[str, Any], names: list[str]) -> list[Markup
             shown = ["" if value is None else f"{100 * value:.1f}" for value in values]
             rows.append((form, normalisation, *shown, "this counts" if counts else ""))
     return [page.table(("answer", "divided by", *names, ""), rows)]
+
+
+def _stock(told: dict[str, Any]) -> list[Markup]:
+    """lm-eval's own tasks beside ours."""
+    if not told["stock"]:
+        return []
+    rows = [(name, f"{100 * told['scores'][name]['score']:.1f}", f"{found['task']}, version {found['version']}",
+             *(f"{100 * found[key]:.1f}" if key in found else "" for key in ("acc", "acc_norm"))) for name, found in told["stock"].items()]
+    return [page.heading("The same questions as lm-eval's own tasks ask them, in %"),
+            page.table(("benchmark", "ours", "lm-eval's task", "acc", "acc_norm"), rows),
+            page.paragraph("They ask without a chat template, for a letter or one word. They decide nothing.", "note")]
 
 
 def _groups(told: dict[str, Any], names: list[str], key: str) -> Markup:

@@ -23,6 +23,7 @@ from med42.data.shards import read_shards
 from med42.errors import Med42Error
 from med42.evaluation.answers import all_answers
 from med42.evaluation.protocol import task_config, task_file
+from med42.evaluation.stock import stock_scores
 from med42.lineage.journal import Job, read_job, write_job
 from med42.recipe import Recipe
 from med42.report.quiet import work_offline_and_quietly
@@ -33,7 +34,7 @@ MODULE = "med42.evaluation.scoring"
 
 
 def score_items(recipe: Recipe, model: Path, benchmarks: Path, answered: Path | None, job: Job,
-                tell: Callable[[int, int], None]) -> tuple[dict[str, list[Any]], Any, dict[str, Any]]:
+                tell: Callable[[int, int], None]) -> tuple[dict[str, list[Any]], Any, dict[str, Any], dict[str, Any]]:
     """Every question's answers scored, by as many processes as the recipe asks for.
 
     Args:
@@ -45,7 +46,7 @@ def score_items(recipe: Recipe, model: Path, benchmarks: Path, answered: Path | 
         tell: called with the questions done and in all.
 
     Returns:
-        lm-eval's samples by benchmark, the tokenizer, and how fast it went.
+        lm-eval's samples by benchmark, the tokenizer, what lm-eval's own tasks say, and how fast it went.
 
     Raises:
         Med42Error: what ended the first process that failed.
@@ -62,10 +63,12 @@ def score_items(recipe: Recipe, model: Path, benchmarks: Path, answered: Path | 
                 raise _first_failure(Path(scratch)) or Med42Error(
                     f"{processes} processes of {MODULE}", f"exit status {status}, and no word of why", "0",
                     "Killed from outside, or out of memory: look at the log above, lower evaluation.tokens or evaluation.processes.")
-        samples, harness = ask(recipe, model, list(read_shards(benchmarks)), kept, tell)
+        items = list(read_shards(benchmarks))
+        samples, harness = ask(recipe, model, items, kept, tell)
+        stock = stock_scores(recipe.evaluation, items, harness)
     seconds = time.monotonic() - clock
     count = sum(map(len, samples.values()))
-    return samples, harness.tokenizer, {
+    return samples, harness.tokenizer, stock, {
         "score_seconds": round(seconds, 2), "questions_a_second": round(count / seconds, 2), "tokens_read": harness.tokens_read,
         "batches_from_before": harness.found, "cut": harness.cut,
     }

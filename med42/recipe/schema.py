@@ -415,6 +415,9 @@ class Evaluation(Frozen):
         default="none", description="what an answer's log-likelihood is divided by before the answers are compared"
     )
     forms: list[AnswerForm] = Field(default=["letter_and_text", "text", "letter"], description="forms that are scored and reported")
+    stock: list[Name] = Field(
+        default=[], description="benchmarks that lm-eval's own task asks too, for comparison: of medmcqa, medqa, pubmedqa and toxigen"
+    )
     every_round: bool = Field(default=True, description="score each DPO round, not the last alone")
     limit: PositiveInt | None = Field(default=None, description="items a benchmark, for trials")
     tokens: PositiveInt = Field(default=16_384, description="tokens that are read at once, padding included; changes nothing but rounding")
@@ -427,6 +430,13 @@ class Evaluation(Frozen):
     def _the_form_that_counts_is_scored(self) -> Evaluation:
         if self.answer not in self.forms:
             raise ValueError(f"answer '{self.answer}' is not among forms ({', '.join(self.forms)})")
+        return self
+
+    @model_validator(mode="after")
+    def _stock_tasks_exist(self) -> Evaluation:
+        possible = [name for name, benchmark in self.benchmarks.items() if benchmark.family in ("medmcqa", "medqa", "pubmedqa", "toxigen")]
+        if wrong := [name for name in self.stock if name not in possible]:
+            raise ValueError(f"stock: '{wrong[0]}' is not one of {', '.join(possible)}")
         return self
 
 

@@ -319,6 +319,42 @@ def test_lm_evals_own_command_reads_the_task_files_and_says_the_same(prepared, s
     assert 0 <= told["results"]["med42_medqa"]["text_bytes,none"] <= 1
 
 
+def test_lm_evals_own_tasks_by_key(prepared, tmp_path, refusal):
+    """Read from a file in the publisher's columns by lm-eval's own model, they score the same."""
+    import torch
+    from lm_eval import simple_evaluate, tasks
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._yaml_loader import load_yaml
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from med42.data.invented import rows as invented_rows
+
+    names = ["medmcqa", "medqa", "pubmedqa", "toxigen"]
+    plain = score(prepared, tmp_path / "plain")
+    record = score(prepared, tmp_path / "out", f"evaluation.stock={names}")
+    told = json.loads((tmp_path / "out" / "scores.json").read_text())["stock"]
+    assert record.measured["scores"] == plain.measured["scores"]
+    assert {name: found["task"] for name, found in told.items()} == {
+        "medmcqa": "medmcqa", "medqa": "medqa_4options", "pubmedqa": "pubmedqa", "toxigen": "toxigen"}
+    assert "lm-eval's own tasks" in (tmp_path / "out" / "page.html").read_text().replace("&#39;", "'")
+    asked = {item["question"] for item in prepared.items.values() if item["benchmark"] == "medqa"}
+    rows = [row for row in invented_rows("medqa", 0) if row["sent1"].strip() in asked]
+    (tmp_path / "medqa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = {**load_yaml(Path(tasks.__file__).parent / "medqa" / "medqa.yaml"), "dataset_path": "json", "training_split": None,
+              "validation_split": None,
+              "dataset_kwargs": {"data_files": {"test": str(tmp_path / "medqa.jsonl")}, "cache_dir": str(tmp_path / "cache")}}
+    model = AutoModelForCausalLM.from_pretrained(prepared.model, dtype=torch.float32)
+    peer = HFLM(pretrained=model, tokenizer=AutoTokenizer.from_pretrained(prepared.model), batch_size=8, device="cpu")
+    expected = simple_evaluate(peer, tasks=[ConfigurableTask(config=config)], bootstrap_iters=0,
+                               task_manager=TaskManager(include_defaults=False))["results"]["medqa_4options"]
+    assert len(rows) == 6
+    assert (told["medqa"]["acc"], told["medqa"]["acc_norm"]) == (expected["acc,none"], expected["acc_norm,none"])
+    assert "stock: 'usmle' is not one of medmcqa, medqa" in refusal(lambda: load_recipe("tiny", ["evaluation.stock=[usmle]"])).replace(
+        "mmlu-pro, ", "")
+
+
 def test_metrics_of_lm_evals_command():
     doc = {"options": ["a", "bbbb"], "lettered": True, "right": 1, "answers": ["A. a", "B. bbbb", "a", "bbbb", "A", "B"]}
     told = metrics(doc, [(-1.0, True), (-2.0, False), (-3.0, False), (-4.0, False), (-2.0, False), (-1.0, True)])
