@@ -81,7 +81,7 @@ def _evaluate(recipe: Recipe, label: str, model: Path, benchmarks: Path, lock: d
         refuse_other_protocol(lock, read_scores(earlier).lock, earlier)
         history = json.loads((earlier / SCORES).read_text())["history"]
     progress = Progress(job, f"evaluate_model-{label}", len(items), "questions")
-    samples, tokenizer, stock, observed = score_items(recipe, model, benchmarks, answered, job, lambda done, total: progress.step(done))
+    samples, tokenizer, beside, observed = score_items(recipe, model, benchmarks, answered, job, lambda done, total: progress.step(done))
     results = [_result(recipe, name, sample, tokenizer) for name, of_it in samples.items() for sample in of_it]
     results.sort(key=lambda row: (row["benchmark"], row["id"]))
     scores: dict[str, Any] = {}
@@ -96,7 +96,7 @@ def _evaluate(recipe: Recipe, label: str, model: Path, benchmarks: Path, lock: d
     _write_items(label, results, earlier, draft)
     (draft / LOCK).write_text(json.dumps(lock, indent=1, sort_keys=True) + "\n")
     told = {"label": label, "average": average, "average_name": average_name(lock), "scores": scores, "history": history,
-            "cut": observed["cut"], "stock": stock}
+            "cut": observed["cut"], **beside}
     (draft / SCORES).write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
     (draft / "page.html").write_text(scores_page(recipe, read_scores(draft), told, {item["id"]: item for item in items}, results))
     return Outcome(

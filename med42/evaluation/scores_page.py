@@ -37,7 +37,7 @@ def scores_page(recipe: Recipe, scores: Scores, told: dict[str, Any], items: dic
         page.heading("This model, in %"), _benchmarks(scores, told, names),
         page.heading("Differences, in points"), *_differences(scores, names),
         page.heading("Forms of the answer and normalisations, in %"), *_ways(recipe, told, names),
-        *_stock(told),
+        *_stock(told), *_generative(told),
         page.heading("By subject, in %"), _groups(told, names, "by_subject"),
         page.heading("By type of question, in %"), _groups(told, names, "by_type"),
         page.heading("Calibration"), *_calibration(told, names),
@@ -111,6 +111,16 @@ def _stock(told: dict[str, Any]) -> list[Markup]:
     return [page.heading("The same questions as lm-eval's own tasks ask them, in %"),
             page.table(("benchmark", "ours", "lm-eval's task", "acc", "acc_norm"), rows),
             page.paragraph("They ask without a chat template, for a letter or one word. They decide nothing.", "note")]
+
+
+def _generative(told: dict[str, Any]) -> list[Markup]:
+    """The written answers beside the scored ones."""
+    if not told["generative"]:
+        return []
+    rows = [(name, f"{100 * told['scores'][name]['score']:.1f}", f"{100 * found['right']:.1f}", f"{100 * found['no_answer']:.1f}")
+            for name, found in told["generative"].items()]
+    return [page.heading("The same questions answered in writing, step by step, in %"),
+            page.table(("benchmark", "by log-likelihood", "in writing", "no answer could be read"), rows)]
 
 
 def _groups(told: dict[str, Any], names: list[str], key: str) -> Markup:

@@ -22,6 +22,7 @@ from typing import Any
 from med42.data.shards import read_shards
 from med42.errors import Med42Error
 from med42.evaluation.answers import all_answers
+from med42.evaluation.chain_of_thought import generative_scores
 from med42.evaluation.protocol import task_config, task_file
 from med42.evaluation.stock import stock_scores
 from med42.lineage.journal import Job, read_job, write_job
@@ -46,7 +47,7 @@ def score_items(recipe: Recipe, model: Path, benchmarks: Path, answered: Path | 
         tell: called with the questions done and in all.
 
     Returns:
-        lm-eval's samples by benchmark, the tokenizer, what lm-eval's own tasks say, and how fast it went.
+        lm-eval's samples by benchmark, the tokenizer, what other protocols say, and how fast it went.
 
     Raises:
         Med42Error: what ended the first process that failed.
@@ -65,10 +66,11 @@ def score_items(recipe: Recipe, model: Path, benchmarks: Path, answered: Path | 
                     "Killed from outside, or out of memory: look at the log above, lower evaluation.tokens or evaluation.processes.")
         items = list(read_shards(benchmarks))
         samples, harness = ask(recipe, model, items, kept, tell)
-        stock = stock_scores(recipe.evaluation, items, harness)
+        beside = {"stock": stock_scores(recipe.evaluation, items, harness),
+                  "generative": generative_scores(recipe.evaluation, items, harness)}
     seconds = time.monotonic() - clock
     count = sum(map(len, samples.values()))
-    return samples, harness.tokenizer, stock, {
+    return samples, harness.tokenizer, beside, {
         "score_seconds": round(seconds, 2), "questions_a_second": round(count / seconds, 2), "tokens_read": harness.tokens_read,
         "batches_from_before": harness.found, "cut": harness.cut,
     }

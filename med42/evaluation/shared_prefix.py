@@ -188,7 +188,7 @@ class SharedPrefixLM(HFLM):
         if attention != "sdpa" or layers - {"full_attention"}:
             raise Med42Error("model", f"attention by {attention}{', '.join(['', *sorted(layers)])}",
                              "full attention by sdpa, which takes a mask for each row", "Load the model with attn_implementation='sdpa'.")
-        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=1, device=device)
+        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=8, device=device)
         self.budget, self.tell = budget, tell
         self.answered = Answered(None) if answered is None else answered
         self.part = part

@@ -418,6 +418,10 @@ class Evaluation(Frozen):
     stock: list[Name] = Field(
         default=[], description="benchmarks that lm-eval's own task asks too, for comparison: of medmcqa, medqa, pubmedqa and toxigen"
     )
+    generative: list[Name] = Field(
+        default=[], description="benchmarks of the families medqa and medmcqa that the model also answers in writing, step by step"
+    )
+    generative_tokens: PositiveInt = Field(default=1024, description="tokens that it may write")
     every_round: bool = Field(default=True, description="score each DPO round, not the last alone")
     limit: PositiveInt | None = Field(default=None, description="items a benchmark, for trials")
     tokens: PositiveInt = Field(default=16_384, description="tokens that are read at once, padding included; changes nothing but rounding")
@@ -433,10 +437,13 @@ class Evaluation(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _stock_tasks_exist(self) -> Evaluation:
+    def _other_tasks_exist(self) -> Evaluation:
         possible = [name for name, benchmark in self.benchmarks.items() if benchmark.family in ("medmcqa", "medqa", "pubmedqa", "toxigen")]
         if wrong := [name for name in self.stock if name not in possible]:
             raise ValueError(f"stock: '{wrong[0]}' is not one of {', '.join(possible)}")
+        lettered = [name for name, benchmark in self.benchmarks.items() if benchmark.family in ("medmcqa", "medqa")]
+        if wrong := [name for name in self.generative if name not in lettered]:
+            raise ValueError(f"generative: '{wrong[0]}' is not one of {', '.join(lettered)}")
         return self
 
 

@@ -355,6 +355,43 @@ def test_lm_evals_own_tasks_by_key(prepared, tmp_path, refusal):
         "mmlu-pro, ", "")
 
 
+@pytest.mark.parametrize(("written", "read"), [
+    ("First, A. The answer is B. But no.\nThe answer is C.", "C"), ("the answer is (D)", "D"), ("The answer is A", "A"),
+    ("The answer is Aspirin.", "none"), ("I would say B.", "none"), ("", "none"),
+])
+def test_the_last_answer_of_a_text_is_read(written, read):
+    from lm_eval.filters.extraction import RegexFilter
+
+    [step, _] = task_config(TASKS / "chain_of_thought.yaml")["filter_list"][0]["filter"]
+    assert step.pop("function") == "regex"
+    assert RegexFilter(**step).apply([[written]], []) == [[read]]
+
+
+def test_answers_in_writing_by_key(prepared, tmp_path, refusal, monkeypatch):
+    """A model with random weights writes no answer; texts that hold one are marked."""
+    from lm_eval.models.huggingface import HFLM
+
+    settings = ("evaluation.generative=[medqa, medmcqa]", "evaluation.generative_tokens=6")
+    score(prepared, tmp_path / "real", *settings)
+    told = json.loads((tmp_path / "real" / "scores.json").read_text())["generative"]
+    assert told == {name: {"version": 1.0, "right": 0.0, "no_answer": 1.0} for name in ("medqa", "medmcqa")}
+    asked: list[str] = []
+
+    def writes_a(self, requests, disable_tqdm=False):
+        asked.extend(request.args[0] for request in requests)
+        return ["It is this. The answer is A." for _ in requests]
+
+    monkeypatch.setattr(HFLM, "generate_until", writes_a)
+    score(prepared, tmp_path / "a", *settings)
+    told = json.loads((tmp_path / "a" / "scores.json").read_text())["generative"]
+    first = [item["right"] == 0 for item in prepared.items.values() if item["benchmark"] == "medqa"]
+    assert told["medqa"] == {"version": 1.0, "right": pytest.approx(sum(first) / len(first)), "no_answer": 0.0}
+    assert len(asked) == 12
+    assert all("Think step by step" in prompt and prompt.endswith("assistant<|end_header_id|>\n\n") for prompt in asked)
+    assert "answered in writing" in (tmp_path / "a" / "page.html").read_text()
+    assert "generative: 'usmle' is not one of" in refusal(lambda: load_recipe("tiny", ["evaluation.generative=[usmle]"]))
+
+
 def test_metrics_of_lm_evals_command():
     doc = {"options": ["a", "bbbb"], "lettered": True, "right": 1, "answers": ["A. a", "B. bbbb", "a", "bbbb", "A", "B"]}
     told = metrics(doc, [(-1.0, True), (-2.0, False), (-3.0, False), (-4.0, False), (-2.0, False), (-1.0, True)])
