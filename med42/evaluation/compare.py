@@ -60,7 +60,7 @@ def gains(scores: Scores, base: str, model: str = "") -> list[Gain]:
     if not others:
         raise Med42Error(scores.where, f"scores of '{base}' alone", "another model beside it", "Give the scores of a later stage.")
     whole = average_name(scores.lock)
-    return [gain_ for label in others for gain_ in _of(scores, label, base, model, whole)]
+    return [found for label in others for found in _of(scores, label, base, model, whole)]
 
 
 def _of(scores: Scores, label: str, base: str, model: str, whole: str) -> Iterator[Gain]:

@@ -81,8 +81,8 @@ def _evaluate(recipe: Recipe, label: str, model: Path, benchmarks: Path, lock: d
         refuse_other_protocol(lock, read_scores(earlier).lock, earlier)
         history = json.loads((earlier / SCORES).read_text())["history"]
     progress = Progress(job, f"evaluate_model-{label}", len(items), "questions")
-    samples, tokenizer, beside, observed = score_items(recipe, model, benchmarks, answered, job, lambda done, total: progress.step(done))
-    results = [_result(recipe, name, sample, tokenizer) for name, of_it in samples.items() for sample in of_it]
+    asked = score_items(recipe, model, benchmarks, answered, job, lambda done, total: progress.step(done))
+    results = [_result(recipe, name, sample, asked.tokenizer) for name, of_it in asked.samples.items() for sample in of_it]
     results.sort(key=lambda row: (row["benchmark"], row["id"]))
     scores: dict[str, Any] = {}
     for name in recipe.evaluation.benchmarks:
@@ -96,15 +96,15 @@ def _evaluate(recipe: Recipe, label: str, model: Path, benchmarks: Path, lock: d
     _write_items(label, results, earlier, draft)
     (draft / LOCK).write_text(json.dumps(lock, indent=1, sort_keys=True) + "\n")
     told = {"label": label, "average": average, "average_name": average_name(lock), "scores": scores, "history": history,
-            "cut": observed["cut"], **beside}
+            "cut": asked.cut, **asked.beside}
     (draft / SCORES).write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
     (draft / "page.html").write_text(scores_page(recipe, read_scores(draft), told, {item["id"]: item for item in items}, results))
     return Outcome(
         {"label": label, "average": average, "average_name": average_name(lock), "history": history, "protocol": value_digest(lock),
-         "scores": {name: score["score"] for name, score in scores.items()}, "items": len(items), "cut": observed["cut"],
+         "scores": {name: score["score"] for name, score in scores.items()}, "items": len(items), "cut": asked.cut,
          "missed_hate": {name: score["missed_hate"] for name, score in scores.items() if "missed_hate" in score},
          "summary": f"{average_name(lock)} {average:.1%}"},
-        observed,
+        asked.observed,
     )
 
 

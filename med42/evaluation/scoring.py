@@ -9,6 +9,7 @@ files and finds every batch there. Batches do not depend on the number of proces
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,27 @@ Item = dict[str, Any]
 MODULE = "med42.evaluation.scoring"
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a model answered.
+
+    Attributes:
+        samples: lm-eval's, by benchmark: the question, and (log-likelihood, greedy) of each answer.
+        tokenizer: the model's.
+        cut: questions whose prompts were too long and lost their beginning.
+        observed: seconds and tokens of this one time.
+        beside: scores under other protocols: `stock`, `generative`.
+    """
+
+    samples: dict[str, list[Any]]
+    tokenizer: Any
+    cut: int
+    observed: dict[str, Any]
+    beside: dict[str, Any] = field(default_factory=dict)
+
+
 def score_items(recipe: Recipe, model: Path, benchmarks: Path, answered: Path | None, job: Job,
-                tell: Callable[[int, int], None]) -> tuple[dict[str, list[Any]], Any, dict[str, Any], dict[str, Any]]:
+                tell: Callable[[int, int], None]) -> Asked:
     """Every question's answers scored, by as many processes as the recipe asks for.
 
     Args:
@@ -45,9 +66,6 @@ def score_items(recipe: Recipe, model: Path, benchmarks: Path, answered: Path | 
         answered: where answers are kept while they come; None to keep none.
         job: the run.
         tell: called with the questions done and in all.
-
-    Returns:
-        lm-eval's samples by benchmark, the tokenizer, what other protocols say, and how fast it went.
 
     Raises:
         Med42Error: what ended the first process that failed.
@@ -66,14 +84,14 @@ def score_items(recipe: Recipe, model: Path, benchmarks: Path, answered: Path | 
                     "Killed from outside, or out of memory: look at the log above, lower evaluation.tokens or evaluation.processes.")
         items = list(read_shards(benchmarks))
         samples, harness = ask(recipe, model, items, kept, tell)
+        seconds, count = time.monotonic() - clock, sum(map(len, samples.values()))
+        observed = {"score_seconds": round(seconds, 2), "questions_a_second": round(count / seconds, 2), "tokens_read": harness.tokens_read,
+                    "batches_from_before": harness.found}
+        asked = Asked(samples, harness.tokenizer, harness.cut, observed)
+        harness.tell = None  # what follows is none of the questions that were counted
         beside = {"stock": stock_scores(recipe.evaluation, items, harness),
                   "generative": generative_scores(recipe.evaluation, items, harness)}
-    seconds = time.monotonic() - clock
-    count = sum(map(len, samples.values()))
-    return samples, harness.tokenizer, beside, {
-        "score_seconds": round(seconds, 2), "questions_a_second": round(count / seconds, 2), "tokens_read": harness.tokens_read,
-        "batches_from_before": harness.found, "cut": harness.cut,
-    }
+        return dataclasses.replace(asked, beside=beside)
 
 
 def ask(recipe: Recipe, model: Path, items: list[Item], answered: Path, tell: Callable[[int, int], None],
