@@ -26,7 +26,7 @@ class _Plain(yaml.SafeLoader):
     """Reads a task file without importing the functions that it names."""
 
 
-_Plain.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+_Plain.add_constructor("!function", lambda _, node: str(node.value))
 
 
 def task_file(family: str) -> Path:
