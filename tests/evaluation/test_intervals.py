@@ -54,10 +54,12 @@ def test_pairs_tell_more_than_two_scores_alone():
     assert both.high - both.low < (alone.high - alone.low) / 4
 
 
-def test_a_model_against_itself_differs_by_nothing():
-    same = [{"": marks(3, 50, 0.5)}]
+@pytest.mark.parametrize(("count", "about"), [(20, 0.1), (200, 0.01), (4000, 0.0006)])
+def test_two_models_that_agree_are_shown_to_be_equal_by_many_questions_alone(count, about):
+    same = [{"": marks(3, count, 0.5)}]
     told = difference_interval(same, same)
-    assert (told.value, told.low, told.high) == (0, 0, 0)
+    assert told.value == 0
+    assert about / 2 < told.high <= 1.5 * about and told.low == pytest.approx(-told.high, abs=1.01 / count)
 
 
 def test_subjects_count_alike_whatever_their_size():
@@ -65,8 +67,9 @@ def test_subjects_count_alike_whatever_their_size():
     assert mean_of(by_subject) == pytest.approx(0.45)
     told = score_interval(by_subject)
     assert told.value == pytest.approx(0.45)
-    spread = (0.9 * 0.1 / 100) ** 0.5 / 2  # the small one has no variance
-    assert told.high - told.low == pytest.approx(2 * 1.96 * spread, rel=0.08)
+    # With half a question added to right and to wrong, also the small one has a variance: p = 0.5 / 11.
+    spread = (0.9 * 0.1 / 100 + (0.5 / 11) * (10.5 / 11) / 10) ** 0.5 / 2
+    assert told.high - told.low == pytest.approx(2 * 1.96 * spread, rel=0.15)
 
 
 def test_an_average_of_many_benchmarks_is_surer_than_each():

@@ -88,7 +88,8 @@ def lost(count: int) -> dict[str, Any]:
 @pytest.mark.parametrize(("count", "gate", "met"), [
     (0, "", True), (2, "", True), (3, "", True), (12, "", False),  # 3 lost and none gained may be chance; 12 are not
     (12, ", allowance: 0.06", True), (12, ", allowance: 0.02", False),
-    (0, ", proof: shown_not_worse", True), (2, ", proof: shown_not_worse", False), (2, ", proof: shown_not_worse, allowance: 0.03", True),
+    (0, ", proof: shown_not_worse", False), (0, ", proof: shown_not_worse, allowance: 0.02", True),  # 200 questions prove no more
+    (2, ", proof: shown_not_worse", False), (2, ", proof: shown_not_worse, allowance: 0.03", True),
 ])
 def test_not_below_base_by_more_than_chance(decide, count, gate, met):
     told = decide(f"{{score: mmlu, not_below: base{gate}}}", lost(count))
