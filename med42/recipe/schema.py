@@ -437,6 +437,13 @@ class Evaluation(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _every_gpu_has_a_process(self) -> Evaluation:
+        gpus = self.devices.gpus_per_node
+        if gpus and self.processes not in (1, gpus):
+            raise ValueError(f"processes {self.processes} with {gpus} GPUs; 1 lays one model over all of them, {gpus} is one copy on each")
+        return self
+
+    @model_validator(mode="after")
     def _other_tasks_exist(self) -> Evaluation:
         possible = [name for name, benchmark in self.benchmarks.items() if benchmark.family in ("medmcqa", "medqa", "pubmedqa", "toxigen")]
         if wrong := [name for name in self.stock if name not in possible]:
