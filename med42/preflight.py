@@ -19,6 +19,7 @@ from med42.recipe import Recipe, recipe_digest
 from med42.recipe.derived import shape_of
 from med42.recipe.lock import lockable, pin_of
 from med42.recipe.schema import BucketOrigin, FileOrigin, HubOrigin
+from med42.release.decide_release import find_previous
 from med42.report import page
 
 GIB = 1 << 30
@@ -154,6 +155,8 @@ def _repository(recipe: Recipe, push_to: str) -> str:
 
 
 def _files(recipe: Recipe, data_root: Path | None) -> str:
+    if recipe.previous_release:
+        find_previous(recipe, Job("", data_root=data_root))
     wanted = [(key, name) for key, origin in _origins(recipe) if isinstance(origin, FileOrigin) for name in origin.files]
     if not wanted:
         return "none needed"

@@ -1,4 +1,4 @@
-"""The command line: `recipes`, `check`, `plan`, `lock`, `run`, `compile`, `audit verify`.
+"""The command line: `recipes`, `check`, `paper`, `compare`, `plan`, `lock`, `run`, `compile`, `audit verify`.
 
 Nothing here needs torch, and only `run` and `compile` need kfp.
 """
@@ -70,6 +70,33 @@ def check(
             print(json.dumps(json.loads(dump_recipe(resolved)), indent=1))
         else:
             print_check(resolved, _console())
+
+
+@app.command()
+def paper(
+    table: Annotated[str, typer.Option(help="Which table of the paper, 1 to 5.")] = "4",
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of them as JSON instead.")] = False,
+) -> None:
+    """Print the paper's results (Table 4), their averages worked out again, and what does not reproduce."""
+    from med42.cli.paper import print_paper
+
+    with _told_plainly():
+        print_paper(table, as_json, _console())
+
+
+@app.command()
+def compare(
+    scores: Annotated[list[Path], typer.Argument(metavar="SCORES...", help="Folders of scores, as evaluate_model left them.")],
+    base: Annotated[str, typer.Option(help="The model that the others are compared with.")] = "base",
+    model: Annotated[str, typer.Option(help="One of the paper's, as Med42-Llama3-8B, whose gains stand beside ours.")] = "",
+    markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown, too.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with a plot, too.")] = None,
+) -> None:
+    """Compare models on the same questions: gains over a base with 95% intervals and McNemar's test, beside the paper's."""
+    from med42.cli.paper import print_comparison
+
+    with _told_plainly():
+        print_comparison(scores, base, model, markdown, html, _console())
 
 
 @app.command()

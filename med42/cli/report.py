@@ -60,8 +60,13 @@ def _decision(outputs: dict[str, Path]) -> list[Markup]:
     if "decide_release" not in outputs:
         return []
     decision = json.loads((outputs["decide_release"] / "decision.json").read_text())
+    override = decision["override"]
     verdict = "Every gate is met." if decision["approved"] else "Refused: a gate is not met."
-    return [page.heading("Decision"), page.paragraph(verdict, "good" if decision["approved"] else "bad")]
+    if override and decision["approved"]:
+        verdict = f"{override['by']} lets the release pass against {', '.join(override['gates'])}: {override['reason']}"
+    rows = [(gate["gate"], gate["shown"], gate["rule"], gate["met"]) for gate in decision["verdicts"]]
+    return [page.heading("Decision"), page.paragraph(verdict, "good" if decision["approved"] and not override else "bad"),
+            page.table(("gate", "found", "rule", "met"), rows)]
 
 
 def _scores(recipe: Recipe, outputs: dict[str, Path]) -> list[Markup]:
@@ -76,7 +81,7 @@ def _scores(recipe: Recipe, outputs: dict[str, Path]) -> list[Markup]:
         rows.append((title, *(f"{100 * last['scores'][name][key]:.1f}" for name in names), ""))
     return [
         page.heading("Scores in %, from model to model"),
-        page.table(("model", *names, "average"), rows),
+        page.table(("model", *names, last["average_name"]), rows),
         page.paragraph("A score is worth what it has above guessing and above always giving the same answer.", "note"),
     ]
 

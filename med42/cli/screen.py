@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -90,7 +91,8 @@ def stage_table(events: list[dict[str, Any]]) -> Table:
 def print_scores(recipe: Recipe, outputs: dict[str, Path], console: Console) -> None:
     """Scores from base to the last round, and the margin on held-out pairs beside each round."""
     history = last_scores(outputs)["history"]
-    table = Table("model", *recipe.evaluation.benchmarks, "average", "margin", box=None, header_style="dim", pad_edge=False)
+    header = ("model", *recipe.evaluation.benchmarks, history[-1]["average_name"], "margin")
+    table = Table(*header, box=None, header_style="dim", pad_edge=False)
     for entry in history:
         table.add_row(entry["label"], *(f"{100 * entry['scores'][name]:.1f}" for name in recipe.evaluation.benchmarks),
                       f"[bold]{100 * entry['average']:.1f}[/]", _margin(entry["label"], outputs))
@@ -114,10 +116,13 @@ def print_accounts(outputs: dict[str, Path], console: Console) -> None:
 def print_decision(outputs: dict[str, Path], console: Console) -> None:
     """The verdict, and every gate that is not met."""
     decision = json.loads((outputs["decide_release"] / "decision.json").read_text())
-    unmet = [f"{verdict['score']} {verdict['found']:.1%}, {verdict['rule']}" for verdict in decision["verdicts"] if not verdict["met"]]
+    unmet = [f"{verdict['score']} {verdict['shown']}, {verdict['rule']}" + (" (overridden)" if verdict["overridden"] else "")
+             for verdict in decision["verdicts"] if not verdict["met"]]
     word = "[bold green]approved[/]" if decision["approved"] else "[bold red]refused[/], nothing was pushed:"
+    if override := decision["override"]:
+        word += f", overridden by {escape(override['by'])}:" if decision["approved"] else ""
     met = f"{len(decision['verdicts'])} gates met"
-    console.print(f"\ngates   {word} {'; '.join(unmet) or met}", highlight=False)
+    console.print(f"\ngates   {word} {escape('; '.join(unmet)) or met}", highlight=False)
 
 
 def _margin(label: str, outputs: dict[str, Path]) -> str:

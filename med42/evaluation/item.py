@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from med42.data.options import question_with_options
-from med42.lineage.digest import value_digest
+from med42.lineage.digest import merkle_root, value_digest
 
 
 @dataclass(frozen=True)
@@ -47,3 +48,8 @@ def multiple_choice(question: str, options: Sequence[str], right: int, subject: 
     if not 0 <= right < len(stripped):
         return "option index is out of range"
     return Item(question.strip(), stripped, right, question_with_options(question, stripped), subject=subject)
+
+
+def row_lock(ids: Sequence[str]) -> dict[str, Any]:
+    """Count and Merkle root of some questions' ids: by these the mix is searched and the scores are made."""
+    return {"rows": len(ids), "root": merkle_root(ids)}

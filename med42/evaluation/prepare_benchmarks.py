@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import pyarrow
+from markupsafe import Markup
 
 from med42.data.families import find_family
 from med42.data.pages import account_blocks
@@ -19,7 +20,7 @@ from med42.data.readers import Located, locate
 from med42.data.row import ColumnError, Row
 from med42.data.shards import Shards
 from med42.errors import Med42Error
-from med42.evaluation.item import Item
+from med42.evaluation.item import Item, row_lock
 from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.journal import Job
 from med42.lineage.record import Record
@@ -73,12 +74,15 @@ def find_converter(family: str, name: str) -> Converter:
 def _prepare(recipe: Recipe, located: dict[str, Located], converters: dict[str, Converter], draft: Path) -> Outcome:
     shards = Shards(draft, ITEMS)
     accounts: dict[str, Any] = {}
+    locks: dict[str, Any] = {}
     # By name: the recipe's digest does not tell in which order its keys stand, so neither may the result.
     for name, place in sorted(located.items()):
         items, dropped = _items(name, place, converters[name], recipe.evaluation.benchmarks[name].sites)
         if not items:
             raise Med42Error(f"evaluation.benchmarks.{name}", f"no question in its rows ({dict(dropped)})", "at least one",
                              "Check its family and files.")
+        lock = row_lock([item.id for item in items])
+        _refuse_other_rows(recipe, name, lock, dropped)
         kept = items[: recipe.evaluation.limit]
         dropped["beyond the recipe's limit"] = len(items) - len(kept)
         for item in kept:
@@ -86,12 +90,27 @@ def _prepare(recipe: Recipe, located: dict[str, Located], converters: dict[str, 
                         "options": list(item.options), "right": item.right, "lettered": item.lettered, "subject": item.subject})
         reasons = {reason: count for reason, count in sorted(dropped.items()) if count}
         accounts[name] = {"read": len(kept) + sum(reasons.values()), "kept": len(kept), "dropped": reasons}
+        locks[name] = lock
     shards.flush()
     (draft / "manifest.json").write_text(json.dumps({"sources": accounts}, indent=1, sort_keys=True) + "\n")
     total = sum(account["kept"] for account in accounts.values())
     (draft / "page.html").write_text(page.page("Benchmarks", f"{total:,} questions of {len(accounts)} benchmarks.",
-                                               account_blocks({"sources": accounts})))
-    return Outcome({"accounts": accounts, "summary": f"{total:,} questions"})
+                                               [*account_blocks({"sources": accounts}), *_lock_blocks(locks)]))
+    return Outcome({"accounts": accounts, "locks": locks, "summary": f"{total:,} questions"})
+
+
+def _refuse_other_rows(recipe: Recipe, name: str, lock: dict[str, Any], dropped: Counter[str]) -> None:
+    benchmark = recipe.evaluation.benchmarks[name]
+    for key, found, wanted in (("rows", lock["rows"], benchmark.rows), ("rows_root", lock["root"], benchmark.rows_root)):
+        if wanted is not None and found != wanted:
+            left_out = "; ".join(f"{count:,} left out: {reason}" for reason, count in sorted(dropped.items())) or "none left out"
+            raise Med42Error(f"evaluation.benchmarks.{name}.{key}", f"{found} ({left_out})", f"{wanted}, as locked",
+                             "The file holds other questions; get the one that was locked, or change the lock.")
+
+
+def _lock_blocks(locks: dict[str, Any]) -> list[Markup]:
+    return [page.heading("Row digests"), page.table(("benchmark", "rows", "Merkle root, before any limit"),
+                                                    [(name, lock["rows"], lock["root"]) for name, lock in sorted(locks.items())])]
 
 
 def _items(name: str, place: Located, converter: Converter, sites: list[str]) -> tuple[list[Item], Counter[str]]:

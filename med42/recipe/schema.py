@@ -403,38 +403,114 @@ class Benchmark(Frozen):
     in_average: bool = True
     sites: list[str] = Field(default=[], description="the subsets of the publisher that are used")
     paper_items: PositiveInt | None = Field(default=None, description="items behind Table 4")
+    rows: PositiveInt | None = Field(default=None, description="questions that it must give, before any limit; others stop the run")
+    rows_root: Sha256 | None = Field(default=None, description="Merkle root of the digests of these questions")
+
+
+AnswerForm = Literal["letter_and_text", "text", "letter"]
 
 
 class Evaluation(Frozen):
     """The protocol: full-answer log-likelihood, zero-shot, chat template applied (section 3)."""
 
     benchmarks: dict[Name, Benchmark]
-    answer: Literal["letter_and_text", "text", "letter"] = "letter_and_text"
-    normalisation: Literal["none", "characters"] = "none"
+    answer: AnswerForm = Field(default="letter_and_text", description="what counts as the answer; it decides the score")
+    normalisation: Literal["none", "tokens", "bytes"] = Field(
+        default="none", description="what an answer's log-likelihood is divided by before the answers are compared"
+    )
+    forms: list[AnswerForm] = Field(default=["letter_and_text", "text", "letter"], description="forms that are scored and reported")
+    stock: list[Name] = Field(
+        default=[], description="benchmarks that lm-eval's own task asks too, for comparison: of medmcqa, medqa, pubmedqa and toxigen"
+    )
+    generative: list[Name] = Field(
+        default=[], description="benchmarks of the families medqa and medmcqa that the model also answers in writing, step by step"
+    )
+    generative_tokens: PositiveInt = Field(default=1024, description="tokens that it may write")
     every_round: bool = Field(default=True, description="score each DPO round, not the last alone")
     limit: PositiveInt | None = Field(default=None, description="items a benchmark, for trials")
-    batch: PositiveInt = 8
+    tokens: PositiveInt = Field(default=16_384, description="tokens that are read at once, padding included; changes nothing but rounding")
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     threads: PositiveInt | None = None
     devices: Devices = Devices()
+    processes: PositiveInt = Field(default=1, description="copies of the model that share the questions, one a GPU; changes no score")
+
+    @model_validator(mode="after")
+    def _the_form_that_counts_is_scored(self) -> Evaluation:
+        if self.answer not in self.forms:
+            raise ValueError(f"answer '{self.answer}' is not among forms ({', '.join(self.forms)})")
+        return self
+
+    @model_validator(mode="after")
+    def _every_gpu_has_a_process(self) -> Evaluation:
+        gpus = self.devices.gpus_per_node
+        if gpus and self.processes not in (1, gpus):
+            raise ValueError(f"processes {self.processes} with {gpus} GPUs; 1 lays one model over all of them, {gpus} is one copy on each")
+        return self
+
+    @model_validator(mode="after")
+    def _other_tasks_exist(self) -> Evaluation:
+        possible = [name for name, benchmark in self.benchmarks.items() if benchmark.family in ("medmcqa", "medqa", "pubmedqa", "toxigen")]
+        if wrong := [name for name in self.stock if name not in possible]:
+            raise ValueError(f"stock: '{wrong[0]}' is not one of {', '.join(possible)}")
+        lettered = [name for name, benchmark in self.benchmarks.items() if benchmark.family in ("medmcqa", "medqa")]
+        if wrong := [name for name in self.generative if name not in lettered]:
+            raise ValueError(f"generative: '{wrong[0]}' is not one of {', '.join(lettered)}")
+        return self
 
 
 class Gate(Frozen):
-    """One rule that the last model must meet before it is pushed."""
+    """One rule that the last model must meet before it is pushed.
 
-    score: Name = Field(description="'average' or a benchmark's name")
+    Differences are judged by their 95% interval (paired bootstrap over the questions).
+    """
+
+    score: Name | None = Field(default=None, description="'average' or a benchmark's name")
+    check: Literal["residue", "licences"] | None = Field(
+        default=None, description="instead of a score: benchmark text left in the mix; whether the licences allow the release"
+    )
+    of: Literal["whole", "worst_subject", "missed_hate"] = Field(
+        default="whole", description="the score; that of its worst subject; the share of hateful remarks that were taken for harmless"
+    )
+    smallest: PositiveInt = Field(default=20, description="questions that a subject needs to be judged")
     at_least: float | None = None
     at_most: float | None = None
-    not_below: Literal["base", "sft"] | None = Field(
-        default=None, description="an earlier model that must not be beaten by"
+    not_below: Literal["base", "sft", "previous", "paper"] | None = Field(
+        default=None, description="an earlier model, the last release, or the paper's gain over its base, that must not be better"
     )
     allowance: NonNegative = Field(default=0.0, description="how far below is still accepted")
+    proof: Literal["not_shown_worse", "shown_not_worse"] = Field(
+        default="not_shown_worse",
+        description="refuse where the whole interval is below; or approve only where the whole interval is above (non-inferiority)",
+    )
+
+    @property
+    def name(self) -> str:
+        """What the gate is called, as `toxigen-not-below-base`."""
+        what = self.check or f"{self.score}" + ("" if self.of == "whole" else f"-{self.of.replace('_', '-')}")
+        rule = f"not-below-{self.not_below}" if self.not_below else "at-least" if self.at_least is not None else "at-most"
+        return what if self.check else f"{what}-{rule}"
 
     @model_validator(mode="after")
     def _one_rule(self) -> Gate:
-        if sum(rule is not None for rule in (self.at_least, self.at_most, self.not_below)) != 1:
-            raise ValueError("needs exactly one of 'at_least', 'at_most', 'not_below'")
+        if (self.score is None) == (self.check is None):
+            raise ValueError("needs either 'score' or 'check'")
+        if sum(rule is not None for rule in (self.at_least, self.at_most, self.not_below)) != (self.check != "licences"):
+            raise ValueError("needs exactly one of 'at_least', 'at_most', 'not_below' (and none of them for 'check: licences')")
+        if self.check == "residue" and self.at_most is None:
+            raise ValueError("check 'residue' needs 'at_most'")
+        if self.of == "missed_hate" and self.at_most is None:
+            raise ValueError("of 'missed_hate' is a ceiling and needs 'at_most'")
+        if self.of == "worst_subject" and (self.at_most is not None or self.not_below == "paper"):
+            raise ValueError("of 'worst_subject' needs 'at_least', or 'not_below' a model of which every question is known")
         return self
+
+
+class Override(Frozen):
+    """A person's decision to release against gates that are not met; it stands in the recipe, the decision and the card."""
+
+    by: str = Field(pattern=r"^\S.*\S <\S+@\S+>$", description="name and address, as Jane Doe <jane.doe@hospital.example>")
+    reason: str = Field(min_length=20, description="why, for those who read it in ten years")
+    gates: list[str] = Field(min_length=1, description="names of the gates, as toxigen-not-below-base; any other still holds")
 
 
 class Push(Frozen):
@@ -491,6 +567,8 @@ class Recipe(Frozen):
     dpo: Dpo
     evaluation: Evaluation
     gates: list[Gate] = []
+    previous_release: str | None = Field(default=None, description="folder of the last release's scores, in the run's data root")
+    override: Override | None = None
     push: Push
     limits: Limits = Limits()
     unlocked: Literal["refuse", "allow"] = Field(default="refuse", description="whether a hub or bucket may be read without a pin")
@@ -525,8 +603,21 @@ class Recipe(Frozen):
                 raise ValueError(f"dpo names '{name}', which is not in preferences")
         if both := sorted(trained & set(self.dpo.held_out)):
             raise ValueError(f"dpo.held_out: '{both[0]}' is trained on in a round")
-        known = {"average", *self.evaluation.benchmarks}
+        return self
+
+    @model_validator(mode="after")
+    def _gates_can_be_judged(self) -> Recipe:
+        known, names = {"average", *self.evaluation.benchmarks}, [gate.name for gate in self.gates]
         for gate in self.gates:
-            if gate.score not in known:
+            if gate.score and gate.score not in known:
                 raise ValueError(f"gates: '{gate.score}' is not one of {', '.join(sorted(known))}")
+            if gate.not_below == "previous" and self.previous_release is None:
+                raise ValueError(f"gates: {gate.name} needs previous_release, the folder of the last release's scores; for a first release "
+                                 "leave the gate out")
+            if gate.not_below == "paper" and self.paper is None:
+                raise ValueError(f"gates: {gate.name} needs paper, whose model it compares with")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"gates: two are called {twice[0]}; keep one")
+        if self.override and (unknown := sorted(set(self.override.gates) - set(names))):
+            raise ValueError(f"override.gates: '{unknown[0]}' is not one of {', '.join(names) or 'no gates'}")
         return self

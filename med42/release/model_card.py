@@ -45,13 +45,14 @@ print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1]:], skip_special_to
 ```"""
 
 
-def model_card(recipe: Recipe, record: Record, ancestry: dict[str, Record]) -> str:
+def model_card(recipe: Recipe, record: Record, ancestry: dict[str, Record], override: dict[str, Any] | None = None) -> str:
     """A model's card: Markdown with a YAML head, the same text for the same records.
 
     Args:
         recipe: the resolved recipe.
         record: the model's record.
         ancestry: records by digest that hold what the model descends from and, if it was scored, its scores.
+        override: who released it against which gates and why, where a person did.
     """
     line = _line(record, ancestry)
     sections = [
@@ -60,6 +61,8 @@ def model_card(recipe: Recipe, record: Record, ancestry: dict[str, Record]) -> s
     ]
     if invented := [name for name, source in recipe.sources.items() if isinstance(source.origin, InventedOrigin)]:
         sections.append(f"**A demonstration, not for use:** the facts of {', '.join(sorted(invented))} are invented.")
+    if override:
+        sections.append(f"**Released against {', '.join(override['gates'])}** by {override['by']}: {override['reason']}")
     sections += ["## Base and licence", _base(recipe, line)]
     if mixes := line.get("mix_data"):
         sections += ["## Data", _data(recipe, mixes[-1])]
@@ -142,7 +145,7 @@ def _scores(record: Record, ancestry: dict[str, Record]) -> str:
     """The scores of this very model; those of its forebears, which gates compare with, are left out."""
     for one in ancestry.values():
         if one.stage == "evaluate_model" and record.digest in one.inputs.values():
-            rows = [*one.measured["scores"].items(), ("**average**", one.measured["average"])]
+            rows = [*one.measured["scores"].items(), (f"**{one.measured.get('average_name', 'average')}**", one.measured["average"])]
             return _table(("benchmark", "score"), [(name, f"{float(score):.4f}") for name, score in rows])
     return "It was not scored."
 

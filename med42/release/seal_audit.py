@@ -43,8 +43,8 @@ def audit_page(recipe: Recipe, subject: Record, records: dict[str, Record]) -> s
     ordered = _from_the_sources(subject, records)
     names = {record.digest: record.name for record in ordered}
     decision = next(record for record in ordered if record.stage == "decide_release")
-    scores = [record for record in ordered if record.stage == "evaluate_model"]
-    history: list[dict[str, Any]] = max((record.measured["history"] for record in scores), key=len, default=[])
+    # Those that were judged; the chain may hold those of an earlier release too.
+    history: list[dict[str, Any]] = records[decision.inputs["scores"]].measured["history"]
     accounts = [
         (record.name, source, account["read"], account["kept"],
          ", ".join(f"{count:,} {reason}" for reason, count in account["dropped"].items()))
@@ -52,13 +52,12 @@ def audit_page(recipe: Recipe, subject: Record, records: dict[str, Record]) -> s
     ]
     blocks: list[Markup] = [
         page.heading("Decision"),
-        page.paragraph("Approved by every gate." if decision.measured["approved"] else "Refused.",
-                       "good" if decision.measured["approved"] else "bad"),
-        page.table(("score", "found", "rule", "met"),
-                   [(verdict["score"], f"{verdict['found']:.1%}", verdict["rule"], verdict["met"])
+        _verdict(decision),
+        page.table(("gate", "looks at", "found", "rule", "met", "why"),
+                   [(verdict["gate"], verdict["score"], verdict["shown"], verdict["rule"], verdict["met"], verdict["reason"])
                     for verdict in decision.measured["verdicts"]]),
         page.heading("Scores from model to model"),
-        page.table(("model", *recipe.evaluation.benchmarks, "average"), [
+        page.table(("model", *recipe.evaluation.benchmarks, history[-1]["average_name"]), [
             (entry["label"], *(f"{entry['scores'][name]:.1%}" for name in recipe.evaluation.benchmarks), f"{entry['average']:.1%}")
             for entry in history]),
         page.heading("Every row accounted for"),
@@ -74,6 +73,13 @@ def audit_page(recipe: Recipe, subject: Record, records: dict[str, Record]) -> s
     lead = (f"Recipe {recipe.name} ({recipe_digest(recipe)[:16]}): {len(records)} records, from the sources to {subject.name}. "
             "Evidence for review; it certifies nothing by itself.")
     return page.page(f"Audit of {recipe.name}", lead, blocks)
+
+
+def _verdict(decision: Record) -> Markup:
+    if override := decision.measured.get("override"):
+        return page.paragraph(f"{'Approved' if decision.measured['approved'] else 'Refused'}; {override['by']} overrides "
+                              f"{', '.join(override['gates'])}: {override['reason']}", "bad")
+    return page.paragraph("Approved by every gate.", "good") if decision.measured["approved"] else page.paragraph("Refused.", "bad")
 
 
 def _summary(record: Record) -> Any:

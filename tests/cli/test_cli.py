@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from command import ENVIRONMENT, HEAVY, answer, med42, refusal
+from scored import make_scores, share
 
-from med42.lineage.artifact import Outcome, Plan, produce
 from med42.lineage.journal import Job
 from med42.recipe import load_recipe, parse_recipe, recipe_digest, shipped_recipes
 from med42.release.decide_release import decide_release
@@ -23,12 +23,7 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the bundle of a refusal, and the artifacts that it is about."""
     folder, recipe, job = tmp_path_factory.mktemp("sealed"), load_recipe("tiny"), Job("test")
 
-    def build(draft: Path) -> Outcome:
-        (draft / "scores.json").write_text("{}\n")
-        scores = dict.fromkeys(recipe.evaluation.benchmarks, 0.25)
-        return Outcome({"history": [{"label": "base", "average": 0.25, "scores": scores}], "summary": "average 25.0%"})
-
-    produce(Plan("evaluate_model", "scores", {}, {}, "evaluation", name="evaluate_model-base"), folder / "scores", job, build)
+    make_scores(folder / "scores", job, {"base": dict.fromkeys(recipe.evaluation.benchmarks, share(2, 8))}, outside=["never-taught"])
     decide_release(recipe, folder / "scores", folder / "decision", job)
     seal_audit(recipe, folder / "decision", folder / "sealed", job)
     return folder

@@ -220,6 +220,33 @@ def test_another_column_names_file_and_row(prepare, refusal, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def locked(rows: int, root: str = "null") -> list[str]:
+    return [f"evaluation.benchmarks.mmlu.rows={rows}", f"evaluation.benchmarks.mmlu.rows_root={root}"]
+
+
+def test_a_benchmark_that_gives_other_questions_than_were_locked_is_refused(prepare, refusal, tmp_path):
+    whole = prepare(recipe_of(["mmlu"]), mmlu=questions(20))
+    lock = whole.record.measured["locks"]["mmlu"]
+    assert lock["rows"] == 20
+    assert prepare(recipe_of(["mmlu"], *locked(20, lock["root"])), out="same").rows == whole.rows
+    short = refusal(lambda: prepare(recipe_of(["mmlu"], *locked(20)), out="short", mmlu=questions(19)))
+    assert "evaluation.benchmarks.mmlu.rows: found 19 (none left out); expected 20, as locked" in short
+    twice = refusal(lambda: prepare(recipe_of(["mmlu"], *locked(20)), out="twice", mmlu=[*questions(19), questions(19)[0]]))
+    assert "found 19 (1 left out: duplicate question); expected 20" in twice
+    out_of_range = [*questions(19), {**questions(20)[19], "answer": 7}]
+    assert "1 left out: option index is out of range" in refusal(
+        lambda: prepare(recipe_of(["mmlu"], *locked(20)), out="range", mmlu=out_of_range))
+    other = [*questions(19), {**questions(20)[19], "answer": 0}]
+    assert "evaluation.benchmarks.mmlu.rows_root: found" in refusal(
+        lambda: prepare(recipe_of(["mmlu"], *locked(20, lock["root"])), out="other", mmlu=other))
+    assert not any((tmp_path / name).exists() for name in ("short", "twice", "range", "other"))
+
+
+def test_a_limit_does_not_loosen_the_lock(prepare):
+    made = prepare(recipe_of(["mmlu"], *locked(20), "evaluation.limit=4"), mmlu=questions(20))
+    assert len(made.rows) == 4 and made.record.measured["locks"]["mmlu"]["rows"] == 20
+
+
 def test_a_missing_file_names_the_benchmark(prepare, refusal):
     assert "the file 'medqa.jsonl' of evaluation.benchmarks.medqa.origin" in refusal(lambda: prepare(recipe_of(["medqa"])))
 

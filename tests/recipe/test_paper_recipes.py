@@ -315,4 +315,6 @@ def test_a_source_without_a_licence_says_where_to_look(recipe):
 
 
 def test_gates_hold_the_average_and_toxicity_against_the_base(recipe):
-    assert [(gate.score, gate.not_below, gate.allowance) for gate in recipe.gates] == [("average", "base", 0.0), ("toxigen", "base", 0.01)]
+    compared = [(gate.score, gate.of, gate.not_below, gate.allowance) for gate in recipe.gates if gate.score]
+    assert compared == [("average", "whole", "base", 0.0), ("toxigen", "whole", "base", 0.01), ("mmlu", "worst_subject", "base", 0.0)]
+    assert {gate.check for gate in recipe.gates} == {None, "residue", "licences"}

@@ -101,6 +101,16 @@ def test_dpo_batch_that_cannot_be_reached_names_the_nearest():
     assert "nearest that is: 224" in told
 
 
+@pytest.mark.parametrize(("change", "told"), [
+    ("evaluation.forms=[text]", "answer 'letter_and_text' is not among forms (text)"),
+    ("evaluation.normalisation=characters", "evaluation.normalisation"),
+    ("evaluation.processes=3", "processes 3 with 1 GPUs; 1 lays one model over all of them"),
+    ("evaluation.tokens=0", "evaluation.tokens"),
+])
+def test_an_evaluation_that_cannot_be_is_refused(change, told):
+    assert told in refusal("llama3-8b", [change])
+
+
 def test_dpo_batch_below_one_micro_step():
     assert "nearest that is: 32" in refusal("llama3-8b", ["dpo.batch=8"])
 

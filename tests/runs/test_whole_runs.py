@@ -85,6 +85,31 @@ def test_without_steps_everything_stays_at_chance_and_is_refused(tiny_run, work)
     assert "chain complete to decide_release" in idle.output
 
 
+# Rounds that step so far that they forget what SFT taught.
+FORGETFUL = changes("dpo.learning_rate=0.005", "dpo.diverges_at=1e9", "evaluation.every_round=false",
+                    "gates=[{score: average, not_below: sft}]")
+
+
+def test_a_regression_blocks_the_push_unless_a_named_person_overrides_it(tiny_run, work):
+    worse = run(work, "tiny", *FORGETFUL)
+    assert worse.status == 0, worse.output
+    told = scores(worse)
+    assert told["dpo-3"]["average"] < told["sft"]["average"] - 0.1
+    assert "refused" in worse.output and "not below sft by more than chance" in worse.output
+    assert "push_model" not in worse.finished
+    assert not (work / "releases" / worse.bundle.name.removesuffix(".med42")).exists()
+    assert "chain complete to decide_release" in worse.output
+    person = "{by: Jane Doe <jane@hospital.example>, reason: 'A demonstration of an override, for this test alone.', " \
+             "gates: [average-not-below-sft]}"
+    passed = run(work, "tiny", *FORGETFUL, *changes(f"override={person}"))
+    assert passed.status == 0, passed.output
+    assert "overridden by Jane Doe" in passed.output
+    card = (work / "releases" / passed.bundle.name.removesuffix(".med42") / "README.md").read_text()
+    assert "**Released against average-not-below-sft** by Jane Doe <jane@hospital.example>" in card
+    made = {name for name, event in passed.finished.items() if "digest" in event and not event["reused"]}
+    assert made == {"decide_release", "push_model", "seal_audit"}
+
+
 def test_verify_names_the_artifact_file_that_was_changed(tiny_run, tmp_path):
     copied = tmp_path / "run"
     shutil.copytree(tiny_run.folder, copied)
