@@ -354,7 +354,14 @@ class Dpo(Optimizer, Compute):
     rounds: list[list[Name]] = Field(description="the preference sources of each round")
     held_out: list[Name] = Field(default=[], description="preference sources to measure on, in no round")
     beta: Positive
-    loss: Literal["sigmoid"] = "sigmoid"
+    loss: Literal["sigmoid", "sigmoid_norm", "ipo", "robust"] = Field(
+        default="sigmoid", description="sigmoid_norm and ipo go by the mean of an answer's tokens; ipo's beta is its tau"
+    )
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = Field(default=0.0, description="with robust: share of pairs thought swapped")
+    sft_weight: NonNegative = Field(default=0.0, description="weight of the chosen answers' SFT loss, which is added")
+    forward: Literal["shared-prompt", "trl"] = Field(
+        default="shared-prompt", description="pairs in packed rows, each prompt computed once; or TRL's own padded rows"
+    )
     epochs: Positive
     steps: NonNegativeInt | None = None
     batch: PositiveInt = Field(description="pairs one optimizer step sees, over all processes")
@@ -365,6 +372,12 @@ class Dpo(Optimizer, Compute):
     @model_validator(mode="after")
     def _batch_is_reachable(self) -> Dpo:
         _micro_steps(self.batch, self.devices, self.pairs_per_device, "pairs_per_device")
+        return self
+
+    @model_validator(mode="after")
+    def _smoothing_has_its_loss(self) -> Dpo:
+        if bool(self.label_smoothing) != (self.loss == "robust"):
+            raise ValueError(f"label_smoothing {self.label_smoothing:g} with loss '{self.loss}': robust needs one, and no other loss has one")
         return self
 
     @property

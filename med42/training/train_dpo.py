@@ -7,6 +7,7 @@ beta * log(pi_3/pi_0) = beta * (log(pi_3/pi_2) + log(pi_2/pi_1) + log(pi_1/pi_0)
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.journal import Job
 from med42.lineage.record import Record, read_record
 from med42.recipe import Recipe
+from med42.recipe.schema import Dpo
 from med42.report import page
 from med42.report.quiet import work_offline_and_quietly
 from med42.training.checkpoints import checkpoint_folder, discard
@@ -27,7 +29,7 @@ from med42.training.trainer import Training, curves, score_supervised_positions_
 IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 # Above fp32 or bf16 rounding of a sum of log-probabilities, far below any real difference of models.
-FIRST_LOSS_TOLERANCE = 1e-2
+FIRST_MARGIN_TOLERANCE = 2e-2
 
 
 @stage
@@ -50,13 +52,9 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
     work_offline_and_quietly()
     import datasets
     from transformers import AutoTokenizer
-    from trl import DPOConfig, DPOTrainer
+    from trl import DPOConfig
 
-    class PreparedDPOTrainer(DPOTrainer):
-        """A DPOTrainer for pairs that are token ids already, made by the same chat format as the SFT data."""
-
-        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-            return dataset
+    from med42.training.preference_trainer import PreparedDPOTrainer, SharedPromptTrainer
 
     settings, policy, preferences = recipe.dpo, inputs["policy"], inputs["preferences"]
     name = name_of(inputs)
@@ -65,7 +63,9 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
     score_supervised_positions_only()
     tokenizer = AutoTokenizer.from_pretrained(policy)
     arguments = DPOConfig(
-        **training_arguments(settings, settings.pairs_per_device, recipe.seed, training), beta=settings.beta, loss_type=[settings.loss],
+        **training_arguments(settings, settings.pairs_per_device, recipe.seed, training), beta=settings.beta,
+        loss_type=[settings.loss, "sft"][: 2 if settings.sft_weight else 1],
+        loss_weights=[1.0, settings.sft_weight] if settings.sft_weight else None, label_smoothing=settings.label_smoothing,
         per_device_eval_batch_size=settings.pairs_per_device, max_length=settings.max_length,
         precompute_ref_log_probs=True,
     )
@@ -76,17 +76,19 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
             paths = [str(path) for path in sorted(folder.glob("part-*.parquet"))]
             return datasets.Dataset.from_parquet(paths, columns=list(IDS), cache_dir=str(scratch)) if paths else None
 
-        trainer = PreparedDPOTrainer(
-            model=model, args=arguments, train_dataset=rows(preferences), eval_dataset=rows(preferences / "held_out"),
-            processing_class=tokenizer,
-        )
+        given = {"model": model, "args": arguments, "train_dataset": rows(preferences), "eval_dataset": rows(preferences / "held_out"),
+                 "processing_class": tokenizer}
+        trainer: Any
+        if settings.forward == "trl":
+            trainer = PreparedDPOTrainer(**given)
+        else:
+            trainer = SharedPromptTrainer(functools.partial(_reference, settings, inputs, training.checkpoints or scratch), **given)
         training.run(trainer)
         if trainer.eval_dataset is not None:
             held_out = trainer.evaluate()
     steps, history = training.steps, training.logged
-    if history and abs(history[0]["loss"] - math.log(2)) > FIRST_LOSS_TOLERANCE:
-        raise Med42Error(name, f"first loss {history[0]['loss']:.4f}", f"ln 2 = {math.log(2):.4f}: start and reference are the same model",
-                         "The reference log-probabilities belong to another model; make the round again.")
+    if history:
+        _assert_start_is_reference(name, settings, history[0])
     before = read_record(policy).measured.get("held_out", {}) if round_number > 1 else {}
     pairs = read_record(preferences).measured["pairs"]
     measured: dict[str, Any] = {"round": round_number, "steps": steps, "pairs": pairs}
@@ -103,6 +105,29 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
         write_log(history, draft)
     margin = f", margin over SFT {measured['held_out']['margin_over_sft']:.2f}" if held_out else ""
     return Outcome({**measured, "summary": f"{measured['steps']} steps{margin}"}, training.observed())
+
+
+def _reference(settings: Dpo, inputs: dict[str, Path], folder: Path, name: str, pairs: Any, score: Any) -> Any:
+    """The log-probabilities that the start gives one set of the round's pairs; from a file where they are in one."""
+    from med42.training.reference import reference_log_probs
+
+    belongs_to = {"model": read_record(inputs["policy"]).digest, "pairs": read_record(inputs["preferences"]).digest}
+    # A training step reckons with as many tokens, and needs more memory for each.
+    return reference_log_probs(folder / f"reference-{name}.safetensors", belongs_to, pairs, 2 * settings.pairs_per_device * settings.max_length,
+                               score)
+
+
+def _assert_start_is_reference(name: str, settings: Dpo, first: dict[str, Any]) -> None:
+    """The first margin is 0, for which the loss is ln 2; ipo's is (1 / 2 beta)^2.
+
+    Raises:
+        Med42Error: start and reference are not the same model.
+    """
+    expected = 1 / (4 * settings.beta**2) if settings.loss == "ipo" else math.log(2)
+    if not abs(first["rewards/margins"]) <= FIRST_MARGIN_TOLERANCE:
+        raise Med42Error(name, f"first margin {first['rewards/margins']:.4f}, first loss {first['loss']:.4f}",
+                         f"margin 0, loss {expected:.4f}: start and reference are the same model",
+                         "The reference log-probabilities belong to another model; make the round again.")
 
 
 def name_of(inputs: dict[str, Path]) -> str:

@@ -1,0 +1,75 @@
+"""TRL's DPOTrainer on pairs that are token ids already, with our forward inside, or as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from trl import DPOTrainer
+
+from med42.training.shared_prompt import SharedPromptCollator, attention_for, share_prompts
+
+# Log-probabilities of some pairs' answers, float64 [2, pairs]; and what gives a named set of pairs those of the reference.
+Score = Callable[[list[dict[str, Any]]], torch.Tensor]
+Reference = Callable[[str, Any, Score], torch.Tensor]
+
+
+class PreparedDPOTrainer(DPOTrainer):
+    """A DPOTrainer for pairs that are token ids already, made by the same chat format as the SFT data."""
+
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset
+
+
+class SharedPromptTrainer(PreparedDPOTrainer):
+    """It computes pairs in packed rows, each prompt once, for policy and reference; the losses and metrics are TRL's."""
+
+    def __init__(self, reference: Reference, **given: Any) -> None:
+        self._reference, self._shares_prompts = reference, False
+        super().__init__(data_collator=SharedPromptCollator(given["processing_class"].pad_token_id), **given)
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        """TRL calls this at the end of its own set-up, with the fused head in place, for training and held-out pairs."""
+        import datasets
+
+        if not self._shares_prompts:
+            share_prompts(self.model)
+            self.model.set_attn_implementation(attention_for(self.accelerator.device))
+            self._shares_prompts = True
+        model = self._reference_model()
+
+        def score(pairs: list[dict[str, Any]]) -> torch.Tensor:
+            return torch.stack(self.compute_ref_log_probs(model, self._prepare_inputs(self.data_collator(pairs))))
+
+        chosen, rejected = self._reference(name, dataset, score).tolist()
+        columns = datasets.Dataset.from_dict({"ref_chosen_logps": chosen, "ref_rejected_logps": rejected})
+        return datasets.concatenate_datasets([dataset, columns], axis=1)
+
+    def _reference_model(self) -> Any:
+        """The policy before its first step; sharded as it is trained."""
+        if not self.is_deepspeed_enabled:
+            return self.model.to(self.accelerator.device)
+        from trl.models import prepare_deepspeed
+
+        if self._precompute_engine is None:
+            self._precompute_engine = prepare_deepspeed(self.model, self.accelerator)
+        return self._precompute_engine
+
+    def _prepare_input(self, data: Any) -> Any:
+        # Under DeepSpeed it would turn the reference's log-probabilities to the weights' type: of -300, bfloat16 keeps units.
+        if isinstance(data, torch.Tensor) and data.is_floating_point():
+            return data.to(self.args.device)
+        return super()._prepare_input(data)
+
+
+@contextmanager
+def plain_attention(model: Any, implementation: str) -> Iterator[None]:
+    """Let a model compute rows that are no packed pairs."""
+    packed = model.config._attn_implementation
+    model.set_attn_implementation(implementation)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(packed)
