@@ -97,13 +97,14 @@ def med42_v2(experiment: Recipe, profile: Profile, images: ImageLock | None = No
 
         scores = score("base", model=base)
         packed = stage(pack_data, mix=mix, base=base)["packed"]
-        model = stage(train_sft, base=base, packed=packed)["model"]
+        model = sft = stage(train_sft, base=base, packed=packed)["model"]
         scores = score("sft", model=model, earlier=scores)
         rounds = len(experiment.dpo.rounds)
         for number in range(1, rounds + 1):
             pairs = stage(build_preferences, f"build-preferences-{number}", round_number=number, base=base, benchmarks=benchmarks)
             # Each round starts from the last model and takes it as its reference.
-            model = stage(train_dpo, f"train-dpo-{number}", round_number=number, policy=model, preferences=pairs["preferences"])["model"]
+            model = stage(train_dpo, f"train-dpo-{number}", round_number=number, policy=model, preferences=pairs["preferences"],
+                          sft=sft)["model"]
             if experiment.evaluation.every_round or number == rounds:
                 scores = score(f"dpo-{number}", model=model, earlier=scores)
 

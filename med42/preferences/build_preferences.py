@@ -111,6 +111,8 @@ class _Writer:
         if hit:
             return f"overlaps benchmark {hit.benchmark}"
         prompt_ids, chosen_ids, rejected_ids = self.chat.prompt(pair.prompt), self.chat.answer(pair.chosen), self.chat.answer(pair.rejected)
+        if len(prompt_ids) >= self.recipe.dpo.max_length:
+            return "prompt alone reaches dpo.max_length"
         if len(prompt_ids) + max(len(chosen_ids), len(rejected_ids)) > self.recipe.dpo.max_length:
             return "longer than dpo.max_length"
         self.seen.add(pair.id)
@@ -145,14 +147,17 @@ def _build(recipe: Recipe, round_number: int, located: dict[str, Located], base:
         raise Med42Error(f"dpo.rounds, round {round_number}", f"no pair left ({accounts})", "at least one pair",
                          "Check its preference sources.")
     chosen, rejected = (sum(lengths) / len(writer.lengths) for lengths in zip(*writer.lengths, strict=True))
+    longer = sum(one > other for one, other in writer.lengths) / len(writer.lengths)
     measured: dict[str, Any] = {
         "pairs": len(writer.ids), "merkle_root": merkle_root(writer.ids), "accounts": accounts,
-        "mean_chosen_tokens": chosen, "mean_rejected_tokens": rejected, "held_out_pairs": len(writer.seen) - len(writer.ids),
+        "mean_chosen_tokens": chosen, "mean_rejected_tokens": rejected, "share_chosen_longer": longer,
+        "held_out_pairs": len(writer.seen) - len(writer.ids),
     }
     (draft / "manifest.json").write_text(json.dumps(measured, indent=1, sort_keys=True) + "\n")
     (draft / "page.html").write_text(page.page(
         f"Preferences of round {round_number}",
-        f"{len(writer.ids):,} pairs; answers of {chosen:.0f} tokens are preferred to answers of {rejected:.0f} (means).",
+        f"{len(writer.ids):,} pairs; answers of {chosen:.0f} tokens are preferred to answers of {rejected:.0f} (means), "
+        f"and {longer:.0%} of the chosen ones are the longer ones.",
         account_blocks({"sources": accounts, "merkle_root": measured["merkle_root"]}),
     ))
     return Outcome({**measured, "summary": f"{len(writer.ids):,} pairs"})

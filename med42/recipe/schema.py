@@ -348,6 +348,15 @@ class PreferenceSource(Frozen):
     )
 
 
+class Stop(Frozen):
+    """When the rounds that follow are not trained: the last one brought too little on the held-out pairs."""
+
+    measure: Literal["margin", "accuracy"] = Field(
+        description="of a round's model over the one it started from: mean margin, or share of pairs with a margin above 0 (win rate)"
+    )
+    at_least: float = Field(description="a round that brings less is the last one")
+
+
 class Dpo(Optimizer, Compute):
     """One or more rounds of direct preference optimisation (Table 3)."""
 
@@ -357,7 +366,9 @@ class Dpo(Optimizer, Compute):
     loss: Literal["sigmoid", "sigmoid_norm", "ipo", "robust"] = Field(
         default="sigmoid", description="sigmoid_norm and ipo go by the mean of an answer's tokens; ipo's beta is its tau"
     )
-    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = Field(default=0.0, description="with robust: share of pairs thought swapped")
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = Field(
+        default=0.0, description="with robust: share of pairs whose answers are thought to be swapped"
+    )
     sft_weight: NonNegative = Field(default=0.0, description="weight of the chosen answers' SFT loss, which is added")
     forward: Literal["shared-prompt", "trl"] = Field(
         default="shared-prompt", description="pairs in packed rows, each prompt computed once; or TRL's own padded rows"
@@ -367,7 +378,16 @@ class Dpo(Optimizer, Compute):
     batch: PositiveInt = Field(description="pairs one optimizer step sees, over all processes")
     pairs_per_device: PositiveInt
     max_length: PositiveInt
+    stop: Stop | None = Field(default=None, description="absent: all rounds are trained, as in the paper")
+    samples: NonNegativeInt = Field(default=8, description="prompts that the models before and after a round answer, for its page")
+    sample_tokens: PositiveInt = Field(default=128, description="longest of these answers")
     devices: Devices = Devices()
+
+    @model_validator(mode="after")
+    def _stopping_has_a_measure(self) -> Dpo:
+        if self.stop and not self.held_out:
+            raise ValueError("stop needs held_out, the pairs that it is measured on")
+        return self
 
     @model_validator(mode="after")
     def _batch_is_reachable(self) -> Dpo:
@@ -377,7 +397,7 @@ class Dpo(Optimizer, Compute):
     @model_validator(mode="after")
     def _smoothing_has_its_loss(self) -> Dpo:
         if bool(self.label_smoothing) != (self.loss == "robust"):
-            raise ValueError(f"label_smoothing {self.label_smoothing:g} with loss '{self.loss}': robust needs one, and no other loss has one")
+            raise ValueError(f"label_smoothing {self.label_smoothing:g} with loss '{self.loss}': robust needs one, no other loss has one")
         return self
 
     @property

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from trl import DPOTrainer
 
+from med42.training.reference import Score
 from med42.training.shared_prompt import SharedPromptCollator, attention_for, share_prompts
 
-# Log-probabilities of some pairs' answers, float64 [2, pairs]; and what gives a named set of pairs those of the reference.
-Score = Callable[[list[dict[str, Any]]], torch.Tensor]
+# What gives a named set of pairs the reference's log-probabilities, float64 [2, pairs].
 Reference = Callable[[str, Any, Score], torch.Tensor]
 
 
@@ -50,7 +50,7 @@ class SharedPromptTrainer(PreparedDPOTrainer):
     def _reference_model(self) -> Any:
         """The policy before its first step; sharded as it is trained."""
         if not self.is_deepspeed_enabled:
-            return self.model.to(self.accelerator.device)
+            return self.model
         from trl.models import prepare_deepspeed
 
         if self._precompute_engine is None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -20,9 +21,12 @@ from med42.errors import Med42Error
 from med42.training.sharding import is_first_process, meet
 from med42.training.shared_prompt import places_of
 
+# Log-probabilities of the answers of some pairs, float64 [2, pairs]: chosen, rejected.
+Score = Callable[[list[dict[str, Any]]], torch.Tensor]
+
 
 def reference_log_probs(
-    path: Path, belongs_to: dict[str, str], pairs: Sequence[dict[str, Any]], places: int, score: Callable[[list[dict[str, Any]]], torch.Tensor]
+    path: Path, belongs_to: dict[str, str], pairs: Sequence[dict[str, Any]], places: int, score: Score
 ) -> torch.Tensor:
     """Read them from a file, or compute them in all processes together and write it.
 
@@ -31,7 +35,7 @@ def reference_log_probs(
         belongs_to: digests of the model and of the pairs.
         pairs: with `prompt_ids`, `chosen_ids`, `rejected_ids`.
         places: most places of a packed row that is computed at once.
-        score: log-probabilities of the answers of some pairs, float64 [2, pairs].
+        score: computes some pairs, which fit into one row of so many places.
 
     Returns:
         float64 [2, pairs], on the CPU: of the chosen and of the rejected answers.
@@ -68,7 +72,8 @@ def read_reference(path: Path, belongs_to: dict[str, str], pairs: int) -> torch.
         with safe_open(path, "pt") as file:
             told, values = file.metadata() or {}, torch.stack([file.get_tensor("chosen"), file.get_tensor("rejected")])
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise Med42Error(path, f"a file that does not read ({error})", "log-probabilities of the reference", "Remove it; it is made again.") from error
+        raise Med42Error(path, f"a file that does not read ({error})", "log-probabilities of the reference",
+                         "Remove it; it is made again.") from error
     for what, digest in belongs_to.items():
         if told.get(what) != digest:
             raise Med42Error(path, f"log-probabilities of other {what} ({told.get(what, 'unnamed')[:16]})", f"those of {digest[:16]}",
@@ -78,7 +83,7 @@ def read_reference(path: Path, belongs_to: dict[str, str], pairs: int) -> torch.
     return values
 
 
-def _computed(pairs: Sequence[dict[str, Any]], places: int, score: Callable[[list[dict[str, Any]]], torch.Tensor]) -> torch.Tensor:
+def _computed(pairs: Sequence[dict[str, Any]], places: int, score: Score) -> torch.Tensor:
     """Rows of many pairs, dealt out to the processes; which pairs share a row does not depend on how many there are."""
     sizes = np.asarray([places_of(*(len(pair[name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids"))) for pair in pairs])
     plan = plan_chunks(sizes, max(places, int(sizes.max())))
@@ -98,8 +103,7 @@ def _computed(pairs: Sequence[dict[str, Any]], places: int, score: Callable[[lis
 
 def _place() -> tuple[int, int]:
     """This process's number, and how many there are."""
-    import torch.distributed as processes
-
+    processes = torch.distributed
     return (processes.get_rank(), processes.get_world_size()) if processes.is_initialized() else (0, 1)
 
 
