@@ -50,8 +50,8 @@ def test_a_later_rounds_page_shows_all_rounds(rounds):
     assert [one["round"] for one in told] == [1, 2]
     assert told[0] == json.loads((rounds / "dpo-1" / "rounds.json").read_text())[0]
     page = (rounds / "dpo-2" / "page.html").read_text()
-    for words in ("DPO round 2", "start and reference", read_record(rounds / "dpo-1").digest[:16], "margin over SFT", "win rate over the start",
-                  "KL from the SFT model", "length drift", "round-2", "All rounds up to this one"):
+    for words in ("DPO round 2", "start and reference", read_record(rounds / "dpo-1").digest[:16], "margin over SFT",
+                  "win rate over the start", "KL from the SFT model", "length drift", "round-2", "All rounds up to this one"):
         assert words in page, words
     assert page.count("<svg") == 4 + 4  # loss, reward, margin, accuracy of the steps; and four measures over the rounds
     assert "<script" not in page
@@ -125,7 +125,8 @@ def test_stopping_needs_pairs_to_measure_on(refusal):
 
 
 @pytest.mark.parametrize(("changes", "words"), [
-    (["dpo.label_smoothing=0.1"], "robust needs one, no other loss has one"), (["dpo.loss=robust"], "robust needs one, no other loss has one"),
+    (["dpo.label_smoothing=0.1"], "robust needs one, no other loss has one"),
+    (["dpo.loss=robust"], "robust needs one, no other loss has one"),
     (["dpo.loss=hinge"], "sigmoid_norm"), (["dpo.forward=padded"], "shared-prompt"),
 ])
 def test_losses_and_their_keys(changes, words, refusal):
