@@ -199,9 +199,9 @@ def measure(profile: Profile, folder: Path) -> tuple[list[Measurement], float, f
     for title, batch, mine in (("TRL's best batch", best, fast), ("4 pairs a step", 4, 4)):
         ratio = statistics.median(t / o for t, o in zip(their_seconds[batch], our_seconds[mine], strict=True))
         bound = profile.places(batch) / profile.our_places()
-        lines.append(Measurement(f"{profile.name}, {title} ({batch}; ours {mine}); bound {bound:.2f}",
-                                 profile.real / statistics.median(our_seconds[mine]), profile.real / statistics.median(their_seconds[batch]),
-                                 ratio, BOUND_REACHED * bound, "tokens/s", ratio >= BOUND_REACHED * bound))
+        speeds = [profile.real / statistics.median(seconds) for seconds in (our_seconds[mine], their_seconds[batch])]
+        lines.append(Measurement(f"{profile.name}, {title} ({batch}; ours {mine}); bound {bound:.2f}", *speeds, ratio,
+                                 BOUND_REACHED * bound, "tokens/s", ratio >= BOUND_REACHED * bound))
         ratios.append(ratio)
     return lines, ratios[0], ratios[1]
 

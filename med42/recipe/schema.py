@@ -348,6 +348,54 @@ class PreferenceSource(Frozen):
     )
 
 
+class LocalSampler(Frozen):
+    """Answers are generated in the stage's own process, on its GPU where it has one."""
+
+    kind: Literal["transformers"]
+    batch: PositiveInt = Field(default=16, description="prompts at once; the answers drawn depend on it")
+
+
+class ServerSampler(Frozen):
+    """Answers come from a server that speaks OpenAI's completions, as vLLM's does, and serves the round's model.
+
+    In `url` and `model`, {round} stands for the number of the round whose pairs are made: it starts from the model before.
+    """
+
+    kind: Literal["server"]
+    url: Annotated[str, Field(pattern=r"^https?://")] = Field(description="up to the version, as http://host:8000/v1")
+    model: str = Field(description="what the server calls it")
+    concurrency: PositiveInt = Field(default=8, description="requests at once")
+    timeout: Positive = Field(default=120.0, description="seconds that one request may take")
+    attempts: PositiveInt = Field(default=6, description="of one request, before the stage fails")
+    wait: Positive = Field(default=1.0, description="seconds before the second attempt, doubled each time, unless the server names a time")
+
+
+class RewardModel(Frozen):
+    """A sequence classifier with one output, which gets prompt and answer by its own chat template."""
+
+    kind: Literal["model"]
+    folder: str = Field(description="looked up in the run's data root: safetensors, tokenizer, chat template")
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+class RewardOverlap(Frozen):
+    """No model: words in common with the published chosen answer, less those with the rejected one (F1)."""
+
+    kind: Literal["overlap"]
+
+
+class OnPolicy(Frozen):
+    """Each round is trained on answers of the model that it starts from, to the prompts of the round's sets."""
+
+    answers: int = Field(default=5, ge=2, description="a prompt")
+    temperature: Positive = 1.0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    max_tokens: PositiveInt = Field(default=512, description="longest answer")
+    sampler: Annotated[LocalSampler | ServerSampler, Field(discriminator="kind")] = LocalSampler(kind="transformers")
+    reward: Annotated[RewardModel | RewardOverlap, Field(discriminator="kind")]
+    least_margin: NonNegative = Field(default=0.0, description="best and worst answers that are no further apart are a tie")
+
+
 class Stop(Frozen):
     """When the rounds that follow are not trained: the last one brought too little on the held-out pairs."""
 
@@ -378,6 +426,7 @@ class Dpo(Optimizer, Compute):
     batch: PositiveInt = Field(description="pairs one optimizer step sees, over all processes")
     pairs_per_device: PositiveInt
     max_length: PositiveInt
+    on_policy: OnPolicy | None = Field(default=None, description="absent: the published answers are trained on, as in the paper")
     stop: Stop | None = Field(default=None, description="absent: all rounds are trained, as in the paper")
     samples: NonNegativeInt = Field(default=8, description="prompts that the models before and after a round answer, for its page")
     sample_tokens: PositiveInt = Field(default=128, description="longest of these answers")

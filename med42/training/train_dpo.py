@@ -54,7 +54,7 @@ def train_dpo(recipe: Recipe, round_number: int, policy: Path, preferences: Path
     Raises:
         Med42Error: start and reference are not the same model, a loss is not finite, or another world size.
     """
-    settings = recipe.dpo.model_dump(mode="json", exclude={"rounds", "held_out"})
+    settings = recipe.dpo.model_dump(mode="json", exclude={"rounds", "held_out", "on_policy"})
     inputs = {"policy": policy, "preferences": preferences} | ({"sft": sft} if sft and round_number > 1 else {})
     parameters = {"seed": recipe.seed, "round": round_number, "dpo": settings}
     plan = Plan("train_dpo", "model", parameters, inputs, "training", PACKAGES, name=f"train_dpo-{round_number}")
@@ -217,8 +217,8 @@ def _mean_length(answers: list[list[int]]) -> float:
 
 
 def name_of(inputs: dict[str, Path]) -> str:
-    """The round's name, by its pairs."""
-    return read_record(inputs["preferences"]).name.replace("build_preferences", "train_dpo")
+    """The round's name, by the number that its pairs have in theirs."""
+    return f"train_dpo-{read_record(inputs['preferences']).name.rpartition('-')[2]}"
 
 
 if __name__ == "__main__":
