@@ -93,12 +93,14 @@ def profiles(hh: Path | None) -> list[Profile]:
     dialogues = Profile("hh-rlhf, real lengths", _real_lengths(hh, 24)) if hh else Profile(
         "hh-rlhf-like", lengths(24, (150, 110), (50, 40), 512))
     return [Profile("UltraFeedback-like", lengths(12, (180, 150), (280, 180), 1024)), dialogues,
-            Profile("clinical: long prompts, short answers", lengths(8, (1200, 250), (150, 60), 2048))]
+            Profile("clinical: long prompts, short answers", lengths(6, (1200, 250), (150, 60), 2048))]
 
 
 def _log_normal(draw: Any, mean: int, deviation: int, count: int, longest: int) -> list[int]:
+    """Evenly spaced quantiles in random order: a few pairs have the moments of many."""
     spread = math.log(1 + (deviation / mean) ** 2)
-    values = np.exp(draw.normal(math.log(mean) - spread / 2, math.sqrt(spread), count))
+    normal = statistics.NormalDist(math.log(mean) - spread / 2, math.sqrt(spread))
+    values = draw.permutation(np.exp([normal.inv_cdf((place + 0.5) / count) for place in range(count)]))
     return [int(value) for value in np.clip(values, 4, longest)]
 
 
@@ -182,8 +184,9 @@ def measure(profile: Profile, folder: Path) -> tuple[list[Measurement], float, f
         raise SystemExit(f"{profile.name}: losses {our_loss:.7f} and {their_loss:.7f}, gradients {apart:.1e} apart")
     our_seconds: dict[int, list[float]] = {batch: [] for batch in OUR_BATCHES}
     their_seconds: dict[int, list[float]] = {batch: [] for batch in TRL_BATCHES}
-    for _ in range(REPETITIONS):
-        for batch in TRL_BATCHES:
+    for repetition in range(REPETITIONS):
+        best = min(TRL_BATCHES, key=lambda batch: min(their_seconds[batch], default=math.inf))
+        for batch in TRL_BATCHES if repetition == 0 else sorted({best, 4}):
             their_seconds[batch].append(passed(theirs, batch)[0])
         for batch in OUR_BATCHES:
             our_seconds[batch].append(passed(ours, batch)[0])

@@ -1,5 +1,6 @@
 """A small server of OpenAI's completions on loopback that behaves as it is told, request by request."""
 
+import contextlib
 import json
 import threading
 import time
@@ -47,10 +48,8 @@ class CompletionsServer:
         if status == 429:
             handler.send_header("Retry-After", "0")
         handler.end_headers()
-        try:
+        with contextlib.suppress(OSError):  # a client that did not wait
             handler.wfile.write(body[: len(body) // 2] if mood == "closes" else body)
-        except OSError:
-            pass  # the client did not wait
         handler.close_connection = True
 
     def close(self):

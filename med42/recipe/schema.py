@@ -426,6 +426,9 @@ class Dpo(Optimizer, Compute):
     batch: PositiveInt = Field(description="pairs one optimizer step sees, over all processes")
     pairs_per_device: PositiveInt
     max_length: PositiveInt
+    row_tokens: PositiveInt | None = Field(
+        default=None, description="most tokens of a packed row: a device's pairs are computed in as few rows as that allows"
+    )
     on_policy: OnPolicy | None = Field(default=None, description="absent: the published answers are trained on, as in the paper")
     stop: Stop | None = Field(default=None, description="absent: all rounds are trained, as in the paper")
     samples: NonNegativeInt = Field(default=8, description="prompts that the models before and after a round answer, for its page")
@@ -442,6 +445,18 @@ class Dpo(Optimizer, Compute):
     def _batch_is_reachable(self) -> Dpo:
         _micro_steps(self.batch, self.devices, self.pairs_per_device, "pairs_per_device")
         return self
+
+    @model_validator(mode="after")
+    def _a_row_holds_a_pair(self) -> Dpo:
+        if self.row_tokens and (self.forward == "trl" or self.row_tokens < 2 * self.max_length):
+            raise ValueError(f"row_tokens {self.row_tokens} with forward '{self.forward}' and max_length {self.max_length}: "
+                             f"needs forward 'shared-prompt' and at least 2 x max_length = {2 * self.max_length}, the longest pair")
+        return self
+
+    @property
+    def tokens_at_once(self) -> int:
+        """Most tokens that a device computes at once: of all its pairs, or of one packed row."""
+        return min(2 * self.pairs_per_device * self.max_length, self.row_tokens or 2 * self.pairs_per_device * self.max_length)
 
     @model_validator(mode="after")
     def _smoothing_has_its_loss(self) -> Dpo:

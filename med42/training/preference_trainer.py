@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed
 from trl import DPOTrainer
 
 from med42.training.reference import Score
-from med42.training.shared_prompt import SharedPromptCollator, attention_for, share_prompts
+from med42.training.shared_prompt import LENGTHS, SharedPromptCollator, attention_for, select, share_out, share_prompts
 
 # What gives a named set of pairs the reference's log-probabilities, float64 [2, pairs].
 Reference = Callable[[str, Any, Score], torch.Tensor]
@@ -26,8 +27,8 @@ class PreparedDPOTrainer(DPOTrainer):
 class SharedPromptTrainer(PreparedDPOTrainer):
     """It computes pairs in packed rows, each prompt once, for policy and reference; the losses and metrics are TRL's."""
 
-    def __init__(self, reference: Reference, **given: Any) -> None:
-        self._reference, self._shares_prompts = reference, False
+    def __init__(self, reference: Reference, row_tokens: int | None = None, **given: Any) -> None:
+        self._reference, self._row_tokens, self._shares_prompts = reference, row_tokens, False
         super().__init__(data_collator=SharedPromptCollator(given["processing_class"].pad_token_id), **given)
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
@@ -56,6 +57,35 @@ class SharedPromptTrainer(PreparedDPOTrainer):
         if self._precompute_engine is None:
             self._precompute_engine = prepare_deepspeed(self.model, self.accelerator)
         return self._precompute_engine
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward of a micro-step's pairs, in as few rows as `row_tokens` allows; gradients are shared out once."""
+        rows = share_out(inputs[LENGTHS], self._row_tokens, self._most) if self._row_tokens else []
+        if len(rows) < 2:
+            return super().training_step(model, inputs, num_items_in_batch)
+        state, before = self.accelerator.gradient_state, self.current_gradient_accumulation_steps
+        synchronises, loss = state.sync_gradients, torch.zeros((), dtype=torch.float64, device=self.args.device)
+        self.current_gradient_accumulation_steps = before * len(rows)  # by which a row's loss is divided
+        try:
+            for number, row in enumerate(rows, 1):
+                last = number == len(rows)
+                state._set_sync_gradients(synchronises and last)
+                # DeepSpeed goes by that state; DDP has a context of its own.
+                waits = nullcontext() if last or self.is_deepspeed_enabled else self.accelerator.no_sync(model)
+                with waits:
+                    loss = loss + super().training_step(model, select(inputs, row), num_items_in_batch)
+        finally:
+            self.current_gradient_accumulation_steps = before
+            state._set_sync_gradients(synchronises)
+        return loss
+
+    def _most(self, rows: int) -> int:
+        """The largest number of rows among all processes."""
+        if not torch.distributed.is_initialized():
+            return rows
+        largest = torch.tensor(rows, device=self.args.device)
+        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+        return int(largest.item())
 
     def _prepare_input(self, data: Any) -> Any:
         # Under DeepSpeed it would turn the reference's log-probabilities to the weights' type: of -300, bfloat16 keeps units.

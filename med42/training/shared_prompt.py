@@ -123,6 +123,41 @@ def share_prompts(model: Any) -> None:
     model.forward = types.MethodType(forward, model)
 
 
+def share_out(lengths: Sequence[Lengths], most: int, agree: Callable[[int], int] = lambda rows: rows) -> list[list[int]]:
+    """Pairs dealt to as few rows as their places allow, each of as many pairs, so that a mean over rows is a mean over pairs.
+
+    Args:
+        lengths: prompt, chosen and rejected tokens of each pair.
+        most: places of a row; a pair alone may have more.
+        agree: the largest number of rows among all processes, who gather shards together.
+
+    Returns:
+        The pairs of each row, in order.
+    """
+    pairs, sizes = len(lengths), [places_of(*pair) for pair in lengths]
+    longest_first = sorted(range(pairs), key=lambda number: (-sizes[number], number))
+
+    def dealt(rows: int) -> list[list[int]]:
+        # There and back again: 0 1 2 2 1 0 0 1 2 ..., so that no row gets the longest of every turn.
+        turns = [longest_first[first : first + rows][:: 1 if first // rows % 2 == 0 else -1] for first in range(0, pairs, rows)]
+        return [sorted(turn[row] for turn in turns) for row in range(rows)]
+
+    ways = [rows for rows in range(1, pairs + 1) if pairs % rows == 0]
+    fit = next((rows for rows in ways if max(sum(sizes[number] for number in row) for row in dealt(rows)) <= most), pairs)
+    return dealt(agree(fit))
+
+
+def select(batch: dict[str, Any], numbers: Sequence[int]) -> dict[str, Any]:
+    """The batch of some of a batch's pairs, given in their order."""
+    pairs, row = len(batch[LENGTHS]), batch[PACKED]
+    kept = torch.isin(row["pair"][0], torch.tensor(numbers, device=row["pair"].device))
+    chosen = {name: values[list(numbers)] for name, values in batch.items() if name.startswith("ref_")}
+    padded = {name: batch[name][[*numbers, *(pairs + number for number in numbers)]]
+              for name in ("input_ids", "attention_mask", "completion_mask")}
+    return {**padded, **chosen, PACKED: {name: values[:, kept] for name, values in row.items()},
+            LENGTHS: [batch[LENGTHS][number] for number in numbers]}
+
+
 def slots(lengths: Sequence[Lengths], width: int) -> torch.Tensor:
     """Where in TRL's rows each prediction of the packed row belongs: int64, indices into [2 x pairs, width] laid flat.
 

@@ -129,11 +129,12 @@ def _arguments(recipe: Recipe, training: Training) -> Any:
     from trl import DPOConfig
 
     settings = recipe.dpo
+    evaluated = max(1, settings.tokens_at_once // (2 * settings.max_length))  # pairs
     losses = {settings.loss: 1.0} | ({"sft": settings.sft_weight} if settings.sft_weight else {})
     return DPOConfig(
         **training_arguments(settings, settings.pairs_per_device, recipe.seed, training), beta=settings.beta, loss_type=list(losses),
         loss_weights=list(losses.values()), label_smoothing=settings.label_smoothing,
-        per_device_eval_batch_size=settings.pairs_per_device, max_length=settings.max_length, precompute_ref_log_probs=True,
+        per_device_eval_batch_size=evaluated, max_length=settings.max_length, precompute_ref_log_probs=True,
     )
 
 
@@ -152,7 +153,8 @@ def _trainer(recipe: Recipe, model: Any, arguments: Any, tokenizer: Any, inputs:
              "processing_class": tokenizer}
     if recipe.dpo.forward == "trl":
         return PreparedDPOTrainer(**given)
-    return SharedPromptTrainer(functools.partial(_reference, recipe.dpo, inputs, training.checkpoints or training.scratch), **given)
+    folder = training.checkpoints or training.scratch
+    return SharedPromptTrainer(functools.partial(_reference, recipe.dpo, inputs, folder), recipe.dpo.row_tokens, **given)
 
 
 def _reference(settings: Dpo, inputs: dict[str, Path], folder: Path, name: str, pairs: Any, score: Any) -> Any:
@@ -161,8 +163,7 @@ def _reference(settings: Dpo, inputs: dict[str, Path], folder: Path, name: str, 
 
     belongs_to = {"model": read_record(inputs["policy"]).digest, "pairs": read_record(inputs["preferences"]).digest}
     # A training step reckons with as many tokens, and needs more memory for each.
-    places = 2 * settings.pairs_per_device * settings.max_length
-    return reference_log_probs(folder / f"reference-{name}.safetensors", belongs_to, pairs, places, score)
+    return reference_log_probs(folder / f"reference-{name}.safetensors", belongs_to, pairs, settings.tokens_at_once, score)
 
 
 def _logged(name: str, settings: Dpo, logged: list[dict[str, Any]]) -> dict[str, Any]:

@@ -90,7 +90,10 @@ def test_a_killed_sampling_goes_on_after_its_last_batch_to_the_same_answers(samp
                                 stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
     running = start()
-    while not (kept := [path for path in (tmp_path / "store/unfinished").glob("*.jsonl") if path.stat().st_size]) and running.poll() is None:
+    def written():
+        return [path for path in (tmp_path / "store/unfinished").glob("*.jsonl") if path.stat().st_size]
+
+    while not (kept := written()) and running.poll() is None:
         time.sleep(0.002)
     running.send_signal(signal.SIGKILL)
     running.wait()
@@ -229,7 +232,7 @@ def test_a_reward_model_that_gives_no_reward_is_named(labels, change, words, tin
 def test_no_reward_model_there(tmp_path, job):
     answers_artifact(ROWS, tmp_path / "answers", job)
     with pytest.raises(Med42Error, match=r"dpo\.on_policy\.reward\.folder: found no \*\.safetensors"):
-        score_answers(recipe_of({"kind": "model", "folder": "none"}), 1, tmp_path / "answers", tmp_path / "out", Job("test", None, tmp_path))
+        score_answers(recipe_of({"kind": "model", "folder": "none"}), 1, tmp_path / "answers", tmp_path / "out", job)
 
 
 def test_a_scoring_that_stopped_goes_on(tmp_path, monkeypatch, job):

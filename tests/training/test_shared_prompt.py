@@ -14,7 +14,19 @@ from med42.data.chat import IGNORED
 from med42.recipe import load_recipe
 from med42.training import shared_prompt
 from med42.training.preference_trainer import PreparedDPOTrainer, SharedPromptTrainer, plain_attention
-from med42.training.shared_prompt import BOTH, CHOSEN, REJECTED, block_mask, pack, places_of, slots, visible
+from med42.training.shared_prompt import (
+    BOTH,
+    CHOSEN,
+    REJECTED,
+    SharedPromptCollator,
+    block_mask,
+    pack,
+    places_of,
+    select,
+    share_out,
+    slots,
+    visible,
+)
 from med42.training.train_dpo import train_dpo
 
 # Prompt, chosen and rejected tokens: a prompt of one token, answers of one, equal lengths, one side much longer.
@@ -218,6 +230,28 @@ def test_a_row_to_the_letter():
     assert slots([(3, 2, 3), (1, 1, 1)], 5).tolist() == [2, 3, 12, 13, 14, 5, 15]
 
 
+@pytest.mark.parametrize(("most", "rows"), [(1000, 1), (70, 2), (50, 3), (1, 6)])
+def test_pairs_are_dealt_to_as_few_rows_as_their_places_allow(most, rows):
+    dealt = share_out(SIZES, most)
+    assert len(dealt) == rows
+    assert sorted(number for row in dealt for number in row) == list(range(len(SIZES)))
+    assert {len(row) for row in dealt} == {len(SIZES) // rows}
+    assert max(sum(places_of(*SIZES[number]) for number in row) for row in dealt) <= most or rows == len(SIZES)
+    assert len(share_out(SIZES, most, lambda found: max(found, 3))) == max(rows, 3)
+
+
+def test_a_selected_batch_is_the_batch_of_those_pairs():
+    pairs = [{**pair, "ref_chosen_logps": -1.0 * number, "ref_rejected_logps": -2.0 * number}
+             for number, pair in enumerate(pairs_of([(3, 2, 3), (3, 3, 3), (2, 4, 1)]))]
+    collator = SharedPromptCollator(pad_token_id=0)
+    some, wanted = select(collator(pairs), [1, 2]), collator(pairs[1:])
+    assert some.keys() == wanted.keys() and some[shared_prompt.LENGTHS] == wanted[shared_prompt.LENGTHS]
+    for name in some.keys() - {shared_prompt.PACKED, shared_prompt.LENGTHS}:
+        assert torch.equal(some[name], wanted[name]), name
+    for name, values in some[shared_prompt.PACKED].items():
+        assert torch.equal(values - int(name == "pair"), wanted[shared_prompt.PACKED][name]), name
+
+
 def test_the_gpus_mask_is_the_same_rule():
     """Flex attention's block mask, computed on this processor without gradients, against the calls a pair."""
     from torch.nn.attention.flex_attention import flex_attention
@@ -252,3 +286,26 @@ def test_a_round_is_trls_round(changes, tiny, tmp_path, job):
     assert ours["margin"] == pytest.approx(theirs["margin"], rel=1e-3, abs=1e-5)
     if not changes:
         assert logs["shared-prompt"][1]["first_loss"] == pytest.approx(math.log(2), abs=1e-7)
+
+
+@pytest.mark.parametrize("changes", [[], ["sft_weight=0.5"]], ids=str)
+def test_a_round_in_several_rows_is_the_round_in_one(changes, tiny, tmp_path, job, monkeypatch):
+    from med42.training import preference_trainer
+
+    dealt = []
+    monkeypatch.setattr(preference_trainer, "share_out", lambda *given: dealt.append(share_out(*given)) or dealt[-1])
+    logs = []
+    for rows in ("row_tokens=null", "row_tokens=256"):
+        recipe = load_recipe("tiny", ["dpo.steps=4", "dpo.samples=0", f"dpo.{rows}", *(f"dpo.{change}" for change in changes)])
+        train_dpo(recipe, 1, tiny["base"], tiny["preferences"], tmp_path / rows, job)
+        logs.append(json.loads((tmp_path / rows / "training_log.json").read_text()))
+    assert min(map(len, dealt)) > 1
+    # The SFT loss is a mean over tokens of a row, as TRL's is over those of a micro-step.
+    for one, several in zip(*logs, strict=True):
+        for key in ("loss", "grad_norm", "rewards/margins", "logps/chosen"):
+            assert several[key] == pytest.approx(one[key], rel=0.2 if changes else 1e-4, abs=1e-5), key
+
+
+def test_a_row_must_hold_the_longest_pair(refusal):
+    assert "at least 2 x max_length = 256" in refusal(lambda: load_recipe("tiny", ["dpo.row_tokens=255"]))
+    assert "needs forward 'shared-prompt'" in refusal(lambda: load_recipe("tiny", ["dpo.row_tokens=999", "dpo.forward=trl"]))
