@@ -29,7 +29,7 @@ class SharedPromptTrainer(PreparedDPOTrainer):
 
     def __init__(self, reference: Reference, row_tokens: int | None = None, **given: Any) -> None:
         self._reference, self._row_tokens, self._shares_prompts = reference, row_tokens, False
-        super().__init__(data_collator=SharedPromptCollator(given["processing_class"].pad_token_id), **given)
+        super().__init__(data_collator=SharedPromptCollator(pad_token_id=0), **given)  # no padding is computed
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         """TRL calls this at the end of its own set-up, with the fused head in place, for training and held-out pairs."""

@@ -191,7 +191,9 @@ def block_mask(row: dict[str, torch.Tensor]) -> BlockMask:
     def rule(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         return visible(row, query, key)
 
-    return create_block_mask(rule, B=1, H=None, Q_LEN=places, KV_LEN=places, device=row["input_ids"].device)
+    device = row["input_ids"].device
+    # Compiled, it never holds the whole mask: 268 MB for 16,384 places.
+    return create_block_mask(rule, B=1, H=None, Q_LEN=places, KV_LEN=places, device=device, _compile=device.type == "cuda")
 
 
 def attend_by_pair(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None,
