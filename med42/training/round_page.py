@@ -11,11 +11,12 @@ from med42.recipe import Recipe
 from med42.report import page, plot
 from med42.training.trainer import curves
 
-# Of a round, over all rounds: titles and the measurements that they show, for the model after it.
-OVER_ROUNDS = {
+# Over all rounds: titles and the measurements that they show, of the model after a round.
+CURVES = {
     "margin over SFT": "margin_over_sft", "win rate over its start": "accuracy", "KL from SFT, nats a token": "kl_to_sft",
     "tokens of an answer": "answer_tokens",
 }
+COLUMNS = {"pairs": "pairs", "steps": "steps", "margin": "margin", "log-probability gap": "preference_gap", **CURVES}
 
 
 def round_page(recipe: Recipe, measured: dict[str, Any], history: list[dict[str, Any]], answers: list[dict[str, str]],
@@ -50,31 +51,30 @@ def round_page(recipe: Recipe, measured: dict[str, Any], history: list[dict[str,
 def summary_of(measured: dict[str, Any]) -> dict[str, Any]:
     """What the pages of later rounds show of this one."""
     flat = {**measured, **measured.get("held_out", {})}
-    keys = ("round", "pairs", "steps", "stopped", "train_margin", "accuracy", "margin", "margin_over_sft", "preference_gap", "kl_to_sft",
-            "answer_tokens_before", "answer_tokens")
+    keys = ("round", "stopped", "answer_tokens_before", *COLUMNS.values())
     return {key: flat[key] for key in keys if flat.get(key) is not None}
 
 
-def _card(measured: dict[str, Any], policy: Record, preferences: Record) -> list[tuple[str, Any]]:
+def _card(measured: dict[str, Any], policy: Record, preferences: Record) -> list[tuple[str, str]]:
     told, held_out = preferences.measured, measured.get("held_out", {})
-    rows: list[tuple[str, Any]] = [
+    rows = [
         ("start and reference", f"{policy.name}, {policy.digest[:16]}"),
         ("pairs", f"{measured['pairs']:,}, {preferences.digest[:16]}"),
         ("tokens of the pairs' answers", f"{told['mean_chosen_tokens']:.1f} chosen, {told['mean_rejected_tokens']:.1f} rejected (means)"),
     ]
     if "first_loss" in measured:
         rows += [("loss", f"{measured['first_loss']:.4f} at first, {measured['last_loss']:.4f} at last"),
-                 ("margin of the last step", measured["train_margin"])]
+                 ("margin of the last step", f"{measured['train_margin']:.4f}")]
     if held_out:
-        rows += [("held-out pairs: margin over the start", held_out["margin"]),
-                 ("held-out pairs: margin over SFT", held_out["margin_over_sft"]),
+        rows += [("held-out pairs: margin over the start", f"{held_out['margin']:.4f}"),
+                 ("held-out pairs: margin over SFT", f"{held_out['margin_over_sft']:.4f}"),
                  ("held-out pairs: win rate over the start", f"{held_out['accuracy']:.1%}"),
-                 ("held-out pairs: log-probability of chosen over rejected", held_out["preference_gap"])]
+                 ("held-out pairs: log-probability of chosen over rejected", f"{held_out['preference_gap']:.2f}")]
     if "answer_tokens" in measured:
         before, after = measured["answer_tokens_before"], measured["answer_tokens"]
         rows.append(("tokens of its own answers (length drift)", f"{before:.1f} before, {after:.1f} after ({after - before:+.1f})"))
     if measured.get("kl_to_sft") is not None:
-        rows.append(("KL from the SFT model, nats a token of its answers", measured["kl_to_sft"]))
+        rows.append(("KL from the SFT model, nats a token of its answers", f"{measured['kl_to_sft']:.4g}"))
     return rows
 
 
@@ -92,12 +92,10 @@ def _answers(answers: list[dict[str, str]]) -> list[Markup]:
 
 
 def _over_rounds(rounds: list[dict[str, Any]]) -> list[Markup]:
-    keys = [key for key in rounds[-1] if key not in ("round", "stopped")] if rounds else []
-    rows = [tuple(f"{one[key]:,.4g}" if key in one else "" for key in keys) for one in rounds]
-    blocks = [page.heading("All rounds up to this one"),
-              page.table(("round", *(key.replace("_", " ") for key in keys)),
-                         [(str(one["round"]), *row) for one, row in zip(rounds, rows, strict=True)])]
-    for title, key in OVER_ROUNDS.items():
+    shown = {title: key for title, key in COLUMNS.items() if any(key in one for one in rounds)}
+    rows = [(str(one["round"]), *(f"{one[key]:,.4g}" if key in one else "" for key in shown.values())) for one in rounds]
+    blocks = [page.heading("All rounds up to this one"), page.table(("round", *shown), rows)]
+    for title, key in CURVES.items():
         # At SFT the margin and the divergence are 0 by what they are; its answers were counted before the first round.
         start = {"margin_over_sft": 0.0, "kl_to_sft": 0.0, "answer_tokens": rounds[0].get("answer_tokens_before")}.get(key)
         points = ([(0, start)] if start is not None else []) + [(one["round"], one[key]) for one in rounds if key in one]
