@@ -371,10 +371,10 @@ class ServerSampler(Frozen):
 
 
 class RewardModel(Frozen):
-    """A sequence classifier with one output, which gets prompt and answer by its own chat template."""
+    """A model that scores answers: a sequence classifier with one output, or a ranker of pairs in PairRM's layout."""
 
-    kind: Literal["model"]
-    folder: str = Field(description="looked up in the run's data root: safetensors, tokenizer, chat template")
+    kind: Literal["model", "pair_ranker"]
+    folder: str = Field(description="looked up in the run's data root: safetensors, tokenizer; a classifier's chat template")
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
 
 

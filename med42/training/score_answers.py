@@ -56,7 +56,7 @@ def _build(reward: RewardModel | RewardOverlap, round_number: int, answers: Path
     before = len(done.found)
     progress.begin(len(rows), before)
     left = [row for row in rows if row["id"] not in done.found]
-    score: Reward = overlap if isinstance(reward, RewardOverlap) or not left else _by_model(reward, job)
+    score = overlap if isinstance(reward, RewardOverlap) or not left else _by_model(reward, job)
     for row in left:
         scores = score(row)
         if len(scores) != len(row["answers"]) or not all(map(math.isfinite, scores)):
@@ -108,12 +108,32 @@ def _folder(reward: RewardModel, job: Job) -> Path:
 
 
 def _by_model(reward: RewardModel, job: Job) -> Reward:
+    work_offline_and_quietly()
+    return _by_ranker(reward, job) if reward.kind == "pair_ranker" else _by_classifier(reward, job)
+
+
+def _by_ranker(reward: RewardModel, job: Job) -> Reward:
+    """A ranker of pairs as a reward; it gets the text of a prompt of one turn, and of several with who says what."""
+    import torch
+
+    from med42.training.pair_ranker import load_ranker
+
+    rank = load_ranker(_folder(reward, job), getattr(torch, reward.dtype), "cuda" if torch.cuda.is_available() else "cpu")
+
+    def score(row: dict[str, Any]) -> list[float]:
+        prompt = row["prompt"]
+        told = prompt[0]["content"] if len(prompt) == 1 else "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
+        return rank(told, row["answers"])
+
+    return score
+
+
+def _by_classifier(reward: RewardModel, job: Job) -> Reward:
     """A sequence classifier with one output as a reward; it gets prompt and answer by its own chat template.
 
     Raises:
         Med42Error: it has no chat template, or another number of outputs.
     """
-    work_offline_and_quietly()
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
