@@ -16,7 +16,8 @@ from med42.recipe import load_recipe
 from med42.training.pair_ranker import FIRST, SECOND, SOURCE, PairRanker, load_ranker
 from med42.training.score_answers import score_answers
 
-WORDS = ["<pad>", "<unk>", "[CLS]", "[SEP]", SOURCE, FIRST, SECOND, *["may", "i", "take", "it", "no", "yes", "ask", "your", "doctor", "never"]]
+SAID = ["may", "i", "take", "it", "no", "yes", "ask", "your", "doctor", "never"]
+WORDS = ["<pad>", "<unk>", "[CLS]", "[SEP]", SOURCE, FIRST, SECOND, *SAID]
 ANSWERED = ["no", "yes ask your doctor", "never take it"]
 
 

@@ -12,7 +12,7 @@ from trl import DPOConfig
 
 from med42.data.chat import IGNORED
 from med42.recipe import load_recipe
-from med42.training import shared_prompt
+from med42.training import preference_trainer, shared_prompt
 from med42.training.preference_trainer import PreparedDPOTrainer, SharedPromptTrainer, plain_attention
 from med42.training.shared_prompt import (
     BOTH,
@@ -134,6 +134,15 @@ def test_activations_computed_again_are_the_same(tokenizer, tmp_path):
     kept = step(trainer)
     trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
     assert relative(step(trainer).gradient, kept.gradient) < 1e-6
+
+
+def test_deepspeed_does_not_round_the_reference(tokenizer, tmp_path):
+    """It turns a batch's numbers to the weights' type: of -300, bfloat16 keeps the unit."""
+    trainer = trainer_of(True, True, tokenizer, tmp_path, pairs_of(SIZES))
+    trainer.is_deepspeed_enabled = True
+    batch = trainer._prepare_inputs(trainer.data_collator(list(trainer.train_dataset)))
+    for name in ("ref_chosen_logps", "ref_rejected_logps"):
+        assert batch[name].dtype == torch.float64 and batch[name].tolist() == list(trainer.train_dataset[name])
 
 
 # --- what must fail -------------------------------------------------------------------------------
@@ -266,6 +275,22 @@ def test_the_gpus_mask_is_the_same_rule():
     assert torch.allclose(flex.transpose(1, 2), ours, atol=1e-5)
 
 
+def test_the_gpus_forward_gives_the_same_reference(tokenizer, tmp_path, monkeypatch):
+    """The whole way of a GPU but its kernel: flex attention runs uncompiled here, and has no backward pass on a CPU."""
+    pairs = pairs_of(SIZES)
+    ours = trainer_of(True, True, tokenizer, tmp_path / "ours", pairs).train_dataset
+    for module in (shared_prompt, preference_trainer):
+        monkeypatch.setattr(module, "attention_for", lambda device: "flex_attention")
+    torch.compiler.set_stance("force_eager")
+    try:
+        flex = trainer_of(True, True, tokenizer, tmp_path / "flex", pairs)
+    finally:
+        torch.compiler.set_stance("default")
+    assert flex.model.config._attn_implementation == "flex_attention"
+    for name in ("ref_chosen_logps", "ref_rejected_logps"):
+        assert list(flex.train_dataset[name]) == pytest.approx(list(ours[name]), abs=5e-5)
+
+
 # --- a round --------------------------------------------------------------------------------------
 
 
@@ -290,8 +315,6 @@ def test_a_round_is_trls_round(changes, tiny, tmp_path, job):
 
 @pytest.mark.parametrize("changes", [[], ["sft_weight=0.5"]], ids=str)
 def test_a_round_in_several_rows_is_the_round_in_one(changes, tiny, tmp_path, job, monkeypatch):
-    from med42.training import preference_trainer
-
     dealt = []
     monkeypatch.setattr(preference_trainer, "share_out", lambda *given: dealt.append(share_out(*given)) or dealt[-1])
     logs = []
