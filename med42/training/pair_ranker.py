@@ -59,7 +59,7 @@ def load_ranker(folder: Path, dtype: torch.dtype, device: str) -> Callable[[str,
     Raises:
         Med42Error: the folder's weights or tokenizer are not of this form.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     leads = [tokenizer.convert_tokens_to_ids(lead) for lead in (SOURCE, FIRST, SECOND)]
     if any(lead in (None, tokenizer.unk_token_id) for lead in leads):
         raise Med42Error(folder, f"a tokenizer without {SOURCE}, {FIRST} or {SECOND}", "a pair ranker's", "Choose another reward model.")

@@ -35,9 +35,10 @@ class SharedPromptTrainer(PreparedDPOTrainer):
         """TRL calls this at the end of its own set-up, with the fused head in place, for training and held-out pairs."""
         import datasets
 
+        model: Any = self.model
         if not self._shares_prompts:
-            share_prompts(self.model)
-            self.model.set_attn_implementation(attention_for(self.accelerator.device))
+            share_prompts(model)
+            model.set_attn_implementation(attention_for(self.accelerator.device))
             self._shares_prompts = True
         model = self._reference_model()
 
@@ -55,7 +56,8 @@ class SharedPromptTrainer(PreparedDPOTrainer):
         from trl.models import prepare_deepspeed
 
         if self._precompute_engine is None:
-            self._precompute_engine = prepare_deepspeed(self.model, self.accelerator)
+            policy: Any = self.model
+            self._precompute_engine = prepare_deepspeed(policy, self.accelerator)
         return self._precompute_engine
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:

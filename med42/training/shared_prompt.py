@@ -228,8 +228,9 @@ def attend_by_pair(module: Any, query: torch.Tensor, key: torch.Tensor, value: t
         end = branch + rejected
         parts.append(scaled_dot_product_attention(query[:, :, start:branch], key[:, :, start:branch], value[:, :, start:branch],
                                                   dropout_p=dropout, is_causal=True, scale=scaling))
-        seen = [torch.cat([states[:, :, start:before], states[:, :, branch:end]], dim=2) for states in (key, value)]
-        parts.append(scaled_dot_product_attention(query[:, :, branch:end], *seen, attn_mask=mask, dropout_p=dropout, scale=scaling))
+        keys, values = (torch.cat([states[:, :, start:before], states[:, :, branch:end]], dim=2) for states in (key, value))
+        parts.append(scaled_dot_product_attention(query[:, :, branch:end], keys, values, attn_mask=mask, dropout_p=dropout,
+                                                  scale=scaling))
         start = end
     return torch.cat(parts, dim=2).transpose(1, 2), None
 

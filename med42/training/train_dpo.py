@@ -72,7 +72,7 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
     name = name_of(inputs)
     round_number = int(name.rpartition("-")[2])
     training = Training(name, recipe, settings, inputs, scratch, job, 2 * settings.batch * settings.max_length)
-    tokenizer = AutoTokenizer.from_pretrained(policy)
+    tokenizer: Any = AutoTokenizer.from_pretrained(policy)
     arguments = _arguments(recipe, training)  # before the model is loaded: by them each process loads its shard
     model = load_model(policy, settings)
     stopped = why_not_trained(recipe, round_number, policy)
