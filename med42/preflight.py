@@ -18,7 +18,7 @@ from med42.preferences.build_preferences import find_converter as preference_con
 from med42.recipe import Recipe, recipe_digest
 from med42.recipe.derived import shape_of
 from med42.recipe.lock import lockable, pin_of
-from med42.recipe.schema import BucketOrigin, FileOrigin, HubOrigin
+from med42.recipe.schema import BucketOrigin, FileOrigin, HubOrigin, RewardModel
 from med42.release.decide_release import find_previous
 from med42.report import page
 
@@ -70,6 +70,7 @@ def verdicts_on(recipe: Recipe, shape: str, job: Job, output: Path) -> list[Verd
         _verdict("licences", lambda: check_licences(recipe, _repository(recipe, job.push_to))),
         _verdict("lock", lambda: _pins(recipe)),
         _verdict("files", lambda: _files(recipe, job.data_root)),
+        _verdict("reward", lambda: _reward(recipe, job.data_root)),
         _disk(recipe, job.store or output),
         _memory(recipe),
     ]
@@ -167,6 +168,17 @@ def _files(recipe: Recipe, data_root: Path | None) -> str:
         raise Med42Error(data_root, f"no {', '.join(missing)}", "every file the recipe names",
                          "Put them there, or give another --data-root.")
     return f"{len(wanted)} in {data_root}"
+
+
+def _reward(recipe: Recipe, data_root: Path | None) -> str:
+    reward = recipe.dpo.on_policy and recipe.dpo.on_policy.reward
+    if not isinstance(reward, RewardModel):
+        return "no model needed"
+    folder = (data_root or Path()) / reward.folder
+    if not any(folder.glob("*.safetensors")):
+        raise Med42Error("dpo.on_policy.reward.folder", f"no *.safetensors in {folder}", "a sequence classifier in the data root",
+                         "Put the reward model there, or name another folder.")
+    return str(folder)
 
 
 def _disk(recipe: Recipe, place: Path) -> Verdict:

@@ -15,11 +15,14 @@ from components.decide_release.component import decide_release
 from components.evaluate_model.component import evaluate_model
 from components.mix_data.component import mix_data
 from components.pack_data.component import pack_data
+from components.pair_answers.component import pair_answers
 from components.preflight.component import preflight
 from components.prepare_base.component import prepare_base
 from components.prepare_benchmarks.component import prepare_benchmarks
 from components.prepare_source.component import prepare_source
 from components.push_model.component import push_model
+from components.sample_answers.component import sample_answers
+from components.score_answers.component import score_answers
 from components.seal_audit.component import seal_audit
 from components.train_dpo.component import train_dpo
 from components.train_sft.component import train_sft
@@ -97,13 +100,21 @@ def med42_v2(experiment: Recipe, profile: Profile, images: ImageLock | None = No
 
         scores = score("base", model=base)
         packed = stage(pack_data, mix=mix, base=base)["packed"]
-        model = stage(train_sft, base=base, packed=packed)["model"]
+        model = sft = stage(train_sft, base=base, packed=packed)["model"]
         scores = score("sft", model=model, earlier=scores)
         rounds = len(experiment.dpo.rounds)
         for number in range(1, rounds + 1):
             pairs = stage(build_preferences, f"build-preferences-{number}", round_number=number, base=base, benchmarks=benchmarks)
+            if experiment.dpo.on_policy:
+                # The sets' prompts, answered by the last model; the best and the worst answer are the pair.
+                answers = stage(sample_answers, f"sample-answers-{number}", round_number=number, policy=model,
+                                preferences=pairs["preferences"])["answers"]
+                scored = stage(score_answers, f"score-answers-{number}", round_number=number, answers=answers)["scored"]
+                pairs = stage(pair_answers, f"pair-answers-{number}", round_number=number, scored=scored, published=pairs["preferences"],
+                              base=base, benchmarks=benchmarks)
             # Each round starts from the last model and takes it as its reference.
-            model = stage(train_dpo, f"train-dpo-{number}", round_number=number, policy=model, preferences=pairs["preferences"])["model"]
+            model = stage(train_dpo, f"train-dpo-{number}", round_number=number, policy=model, preferences=pairs["preferences"],
+                          sft=sft)["model"]
             if experiment.evaluation.every_round or number == rounds:
                 scores = score(f"dpo-{number}", model=model, earlier=scores)
 

@@ -27,7 +27,7 @@ from typing import NoReturn
 from med42.report.quiet import work_offline_and_quietly
 
 # These never ask a hub for anything; the others must not inherit libraries that were told to stay offline.
-STAGES = ("train_sft", "train_dpo", "evaluate_model")
+STAGES = ("train_sft", "train_dpo", "sample_answers", "score_answers", "evaluate_model")
 LIBRARIES = ("datasets", "matplotlib.figure", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer", "lm_eval.evaluator",
              "lm_eval.models.huggingface", "transformers.models.llama.modeling_llama")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from med42.recipe import Recipe
 from med42.recipe.parts import source_of
-from med42.recipe.schema import BucketOrigin, HubBase, HubOrigin
+from med42.recipe.schema import BucketOrigin, HubBase, HubOrigin, ServerSampler
 
 
 def needs_network(recipe: Recipe, stage: str, name: str, push_to: str) -> bool:
-    """Whether a stage fetches from a hub or a bucket, or pushes to a hub.
+    """Whether a stage fetches from a hub or a bucket, pushes to a hub, or asks a server for answers.
 
     Args:
         recipe: the resolved recipe.
@@ -33,6 +33,8 @@ def needs_network(recipe: Recipe, stage: str, name: str, push_to: str) -> bool:
             return isinstance(recipe.base, HubBase)
         case "build_preferences":
             return pairs(recipe.dpo.rounds[int(name) - 1]) or pairs(recipe.dpo.held_out)
+        case "sample_answers":
+            return recipe.dpo.on_policy is not None and isinstance(recipe.dpo.on_policy.sampler, ServerSampler)
         case "push_model":
             return pushes
         case "preflight":  # asks whether what the others need is there

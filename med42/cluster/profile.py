@@ -17,7 +17,8 @@ Kind = Literal["data", "train", "evaluate", "release"]
 # Which kind of pool a stage belongs to.
 STAGES: dict[str, Kind] = {
     "preflight": "release", "prepare_source": "data", "prepare_benchmarks": "data", "mix_data": "data", "pack_data": "data",
-    "build_preferences": "data", "prepare_base": "train", "train_sft": "train", "train_dpo": "train", "evaluate_model": "evaluate",
+    "build_preferences": "data", "prepare_base": "train", "train_sft": "train", "train_dpo": "train", "sample_answers": "train",
+    "score_answers": "train", "pair_answers": "data", "evaluate_model": "evaluate",
     "decide_release": "release", "push_model": "release", "seal_audit": "release",
 }
 

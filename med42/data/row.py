@@ -64,6 +64,14 @@ def floating(row: Row, column: str) -> float:
     return float(found)
 
 
+def floatings(row: Row, column: str) -> list[float]:
+    """A column that holds a list of finite numbers."""
+    found = value(row, column)
+    if not isinstance(found, list):
+        raise ColumnError(column, f"a value of type {type(found).__name__}", "a list of numbers")
+    return [floating({column: item}, column) for item in found]
+
+
 def texts(row: Row, column: str) -> list[str]:
     """A column that holds a list of texts."""
     found = value(row, column)

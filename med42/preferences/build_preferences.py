@@ -90,7 +90,7 @@ def find_converter(family: str, name: str) -> Converter:
     return cast(Converter, find_family("med42.preferences.sources", family, f"preferences.{name}"))
 
 
-class _Writer:
+class PairWriter:
     """Pairs that pass every check, and the account of those that do not."""
 
     def __init__(self, recipe: Recipe, chat: Chat, draft: Path) -> None:
@@ -111,6 +111,8 @@ class _Writer:
         if hit:
             return f"overlaps benchmark {hit.benchmark}"
         prompt_ids, chosen_ids, rejected_ids = self.chat.prompt(pair.prompt), self.chat.answer(pair.chosen), self.chat.answer(pair.rejected)
+        if len(prompt_ids) >= self.recipe.dpo.max_length:
+            return "prompt alone reaches dpo.max_length"
         if len(prompt_ids) + max(len(chosen_ids), len(rejected_ids)) > self.recipe.dpo.max_length:
             return "longer than dpo.max_length"
         self.seen.add(pair.id)
@@ -125,37 +127,48 @@ class _Writer:
             self.lengths.append((len(chosen_ids), len(rejected_ids)))
         return None
 
+    def finish(self, accounts: dict[str, Any], round_number: int, draft: Path, title: str) -> Outcome:
+        """Write what is left, the manifest and the page.
+
+        Raises:
+            Med42Error: no pair is left.
+        """
+        for shards in self.shards.values():
+            shards.flush()
+        if not self.ids:
+            raise Med42Error(f"dpo.rounds, round {round_number}", f"no pair left ({accounts})", "at least one pair",
+                             "Check its preference sources.")
+        chosen, rejected = (sum(lengths) / len(self.lengths) for lengths in zip(*self.lengths, strict=True))
+        longer = sum(one > other for one, other in self.lengths) / len(self.lengths)
+        measured: dict[str, Any] = {
+            "pairs": len(self.ids), "merkle_root": merkle_root(self.ids), "accounts": accounts,
+            "mean_chosen_tokens": chosen, "mean_rejected_tokens": rejected, "share_chosen_longer": longer,
+            "held_out_pairs": len(self.seen) - len(self.ids),
+        }
+        (draft / "manifest.json").write_text(json.dumps(measured, indent=1, sort_keys=True) + "\n")
+        (draft / "page.html").write_text(page.page(
+            title,
+            f"{len(self.ids):,} pairs; answers of {chosen:.0f} tokens are preferred to answers of {rejected:.0f} (means), "
+            f"and {longer:.0%} of the chosen ones are the longer ones.",
+            account_blocks({"sources": accounts, "merkle_root": measured["merkle_root"]}),
+        ))
+        return Outcome({**measured, "summary": f"{len(self.ids):,} pairs"})
+
 
 def _build(recipe: Recipe, round_number: int, located: dict[str, Located], base: Path, benchmarks: Path, draft: Path) -> Outcome:
     overlap = overlap_with(read_shards(benchmarks), recipe.mix)
-    writer = _Writer(recipe, Chat(base), draft)
+    writer = PairWriter(recipe, Chat(base), draft)
     accounts: dict[str, Any] = {}
     # Held-out sets first: their prompts are then known when the round's pairs are read.
     for name in sorted(located, key=lambda name: (name not in recipe.dpo.held_out, name)):
         kept, dropped = 0, Counter[str]()
-        for pair, hit in _searched(overlap, _shuffled(recipe, name, located[name])):
+        for pair, hit in searched(overlap, _shuffled(recipe, name, located[name])):
             reason = pair.reason if isinstance(pair, Dropped) else writer.take(name, pair, hit, name in recipe.dpo.held_out)
             dropped[reason or ""] += bool(reason)
             kept += not reason
         reasons = {reason: count for reason, count in sorted(dropped.items()) if count}
         accounts[name] = {"read": kept + sum(reasons.values()), "kept": kept, "dropped": reasons}
-    for shards in writer.shards.values():
-        shards.flush()
-    if not writer.ids:
-        raise Med42Error(f"dpo.rounds, round {round_number}", f"no pair left ({accounts})", "at least one pair",
-                         "Check its preference sources.")
-    chosen, rejected = (sum(lengths) / len(writer.lengths) for lengths in zip(*writer.lengths, strict=True))
-    measured: dict[str, Any] = {
-        "pairs": len(writer.ids), "merkle_root": merkle_root(writer.ids), "accounts": accounts,
-        "mean_chosen_tokens": chosen, "mean_rejected_tokens": rejected, "held_out_pairs": len(writer.seen) - len(writer.ids),
-    }
-    (draft / "manifest.json").write_text(json.dumps(measured, indent=1, sort_keys=True) + "\n")
-    (draft / "page.html").write_text(page.page(
-        f"Preferences of round {round_number}",
-        f"{len(writer.ids):,} pairs; answers of {chosen:.0f} tokens are preferred to answers of {rejected:.0f} (means).",
-        account_blocks({"sources": accounts, "merkle_root": measured["merkle_root"]}),
-    ))
-    return Outcome({**measured, "summary": f"{len(writer.ids):,} pairs"})
+    return writer.finish(accounts, round_number, draft, f"Preferences of round {round_number}")
 
 
 def _shuffled(recipe: Recipe, name: str, place: Located) -> Iterator[Pair | Dropped]:
@@ -178,7 +191,7 @@ def _shuffled(recipe: Recipe, name: str, place: Located) -> Iterator[Pair | Drop
     yield from sorted(pairs, key=lambda pair: order(recipe.seed, pair.id))
 
 
-def _searched(overlap: Overlap, pairs: Iterator[Pair | Dropped]) -> Iterator[tuple[Pair | Dropped, Hit | None]]:
+def searched(overlap: Overlap, pairs: Iterator[Pair | Dropped]) -> Iterator[tuple[Pair | Dropped, Hit | None]]:
     """Each pair with the benchmark text that it holds, if any; they are searched many at a time."""
     while some := list(itertools.islice(pairs, 2_000)):
         yield from zip(some, overlap.search([[] if isinstance(pair, Dropped) else _texts(pair) for pair in some]), strict=True)

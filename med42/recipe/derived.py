@@ -49,7 +49,7 @@ def derived_facts(recipe: Recipe) -> list[Fact]:
 def shape_of(recipe: Recipe) -> str:
     """What of a recipe is built into a compiled pipeline: its sources, its rounds, how its base is made."""
     return (f"sources {', '.join(source_parts(recipe))}; {len(recipe.dpo.rounds)} rounds; base {recipe.base.kind}; "
-            f"every round scored {recipe.evaluation.every_round}")
+            f"every round scored {recipe.evaluation.every_round}" + ("; on-policy pairs" if recipe.dpo.on_policy else ""))
 
 
 def stages_of(recipe: Recipe) -> list[str]:
@@ -58,7 +58,8 @@ def stages_of(recipe: Recipe) -> list[str]:
               "train_sft", "evaluate_model-sft"]
     rounds = len(recipe.dpo.rounds)
     for number in range(1, rounds + 1):
-        stages += [f"build_preferences-{number}", f"train_dpo-{number}"]
+        on_policy = [f"{stage}-{number}" for stage in ("sample_answers", "score_answers", "pair_answers")] if recipe.dpo.on_policy else []
+        stages += [f"build_preferences-{number}", *on_policy, f"train_dpo-{number}"]
         if recipe.evaluation.every_round or number == rounds:
             stages.append(f"evaluate_model-dpo-{number}")
     return [*stages, "decide_release"]

@@ -352,23 +352,120 @@ class PreferenceSource(Frozen):
     )
 
 
+class LocalSampler(Frozen):
+    """Answers are generated in the stage's own process, on its GPU where it has one."""
+
+    kind: Literal["transformers"]
+    batch: PositiveInt = Field(default=16, description="prompts at once; the answers drawn depend on it")
+
+
+class ServerSampler(Frozen):
+    """Answers come from a server that speaks OpenAI's completions, as vLLM's does, and serves the round's model.
+
+    In `url` and `model`, {round} stands for the number of the round whose pairs are made: it starts from the model before.
+    """
+
+    kind: Literal["server"]
+    url: Annotated[str, Field(pattern=r"^https?://")] = Field(description="up to the version, as http://host:8000/v1")
+    model: str = Field(description="what the server calls it")
+    concurrency: PositiveInt = Field(default=8, description="requests at once")
+    timeout: Positive = Field(default=120.0, description="seconds that one request may take")
+    attempts: PositiveInt = Field(default=6, description="of one request, before the stage fails")
+    wait: Positive = Field(default=1.0, description="seconds before the second attempt, doubled each time, unless the server names a time")
+
+
+class RewardModel(Frozen):
+    """A model that scores answers: a sequence classifier with one output, or a ranker of pairs in PairRM's layout."""
+
+    kind: Literal["model", "pair_ranker"]
+    folder: str = Field(description="looked up in the run's data root: safetensors, tokenizer; a classifier's chat template")
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+class RewardOverlap(Frozen):
+    """No model: words in common with the published chosen answer, less those with the rejected one (F1)."""
+
+    kind: Literal["overlap"]
+
+
+class OnPolicy(Frozen):
+    """Each round is trained on answers of the model that it starts from, to the prompts of the round's sets."""
+
+    answers: int = Field(default=5, ge=2, description="a prompt")
+    temperature: Positive = 1.0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    max_tokens: PositiveInt = Field(default=512, description="longest answer")
+    sampler: Annotated[LocalSampler | ServerSampler, Field(discriminator="kind")] = LocalSampler(kind="transformers")
+    reward: Annotated[RewardModel | RewardOverlap, Field(discriminator="kind")]
+    least_margin: NonNegative = Field(default=0.0, description="best and worst answers that are no further apart are a tie")
+
+
+class Stop(Frozen):
+    """When the rounds that follow are not trained: the last one brought too little on the held-out pairs."""
+
+    measure: Literal["margin", "accuracy"] = Field(
+        description="of a round's model over the one it started from: mean margin, or share of pairs with a margin above 0 (win rate)"
+    )
+    at_least: float = Field(description="a round that brings less is the last one")
+
+
 class Dpo(Optimizer, Compute):
     """One or more rounds of direct preference optimisation (Table 3)."""
 
     rounds: list[list[Name]] = Field(description="the preference sources of each round")
     held_out: list[Name] = Field(default=[], description="preference sources to measure on, in no round")
     beta: Positive
-    loss: Literal["sigmoid"] = "sigmoid"
+    loss: Literal["sigmoid", "sigmoid_norm", "ipo", "robust"] = Field(
+        default="sigmoid", description="sigmoid_norm and ipo go by the mean of an answer's tokens; ipo's beta is its tau"
+    )
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = Field(
+        default=0.0, description="with robust: share of pairs whose answers are thought to be swapped"
+    )
+    sft_weight: NonNegative = Field(default=0.0, description="weight of the chosen answers' SFT loss, which is added")
+    forward: Literal["shared-prompt", "trl"] = Field(
+        default="shared-prompt", description="pairs in packed rows, each prompt computed once; or TRL's own padded rows"
+    )
     epochs: Positive
     steps: NonNegativeInt | None = None
     batch: PositiveInt = Field(description="pairs one optimizer step sees, over all processes")
     pairs_per_device: PositiveInt
     max_length: PositiveInt
+    row_tokens: PositiveInt | None = Field(
+        default=None, description="most tokens of a packed row: a device's pairs are computed in as few rows as that allows"
+    )
+    on_policy: OnPolicy | None = Field(default=None, description="absent: the published answers are trained on, as in the paper")
+    stop: Stop | None = Field(default=None, description="absent: all rounds are trained, as in the paper")
+    samples: NonNegativeInt = Field(default=8, description="prompts that the models before and after a round answer, for its page")
+    sample_tokens: PositiveInt = Field(default=128, description="longest of these answers")
     devices: Devices = Devices()
+
+    @model_validator(mode="after")
+    def _stopping_has_a_measure(self) -> Dpo:
+        if self.stop and not self.held_out:
+            raise ValueError("stop needs held_out, the pairs that it is measured on")
+        return self
 
     @model_validator(mode="after")
     def _batch_is_reachable(self) -> Dpo:
         _micro_steps(self.batch, self.devices, self.pairs_per_device, "pairs_per_device")
+        return self
+
+    @model_validator(mode="after")
+    def _a_row_holds_a_pair(self) -> Dpo:
+        if self.row_tokens and (self.forward == "trl" or self.row_tokens < 2 * self.max_length):
+            raise ValueError(f"row_tokens {self.row_tokens} with forward '{self.forward}' and max_length {self.max_length}: "
+                             f"needs forward 'shared-prompt' and at least 2 x max_length = {2 * self.max_length}, the longest pair")
+        return self
+
+    @property
+    def tokens_at_once(self) -> int:
+        """Most tokens that a device computes at once: of all its pairs, or of one packed row."""
+        return min(2 * self.pairs_per_device * self.max_length, self.row_tokens or 2 * self.pairs_per_device * self.max_length)
+
+    @model_validator(mode="after")
+    def _smoothing_has_its_loss(self) -> Dpo:
+        if bool(self.label_smoothing) != (self.loss == "robust"):
+            raise ValueError(f"label_smoothing {self.label_smoothing:g} with loss '{self.loss}': robust needs one, no other loss has one")
         return self
 
     @property

@@ -120,8 +120,7 @@ def plan_training(recipe: Recipe) -> list[TrainingPlan]:
     for number, names in enumerate(recipe.dpo.rounds, 1):
         # A pair is two rows, each of at most max_length tokens; most are shorter, so this is what it can take.
         plans.append(plan_of(f"train_dpo-{number}", recipe.dpo, shape, expected_dpo_steps(recipe, names),
-                             2 * recipe.dpo.batch * recipe.dpo.max_length, 2 * recipe.dpo.pairs_per_device * recipe.dpo.max_length,
-                             recipe.dpo.max_length))
+                             2 * recipe.dpo.batch * recipe.dpo.max_length, recipe.dpo.tokens_at_once, recipe.dpo.max_length))
     return plans
 
 

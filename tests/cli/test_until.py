@@ -17,6 +17,8 @@ from pipelines.med42_v2 import med42_v2
 DATA_STAGES = ["preflight", "prepare_benchmarks", "prepare_source-abstracts", "prepare_source-chats", "prepare_source-exam",
                "prepare_source-flashcards", "prepare_source-statements", "mix_data"]
 
+ON_POLICY = "dpo.on_policy={reward: {kind: overlap}}"
+
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
@@ -95,7 +97,7 @@ def tasks(recipe, until: str) -> set[str]:
     return {task.task_info.name for dag in dags for task in dag.tasks.values()}
 
 
-@pytest.mark.parametrize("changes", [[], ["evaluation.every_round=false"], ["dpo.rounds=[]"]], ids=str)
+@pytest.mark.parametrize("changes", [[], ["evaluation.every_round=false"], ["dpo.rounds=[]"], [ON_POLICY]], ids=str)
 def test_each_stage_can_be_the_last(changes):
     recipe = load_recipe("tiny", changes)
     stages = stages_of(recipe)
@@ -111,4 +113,4 @@ def test_each_stage_can_be_the_last(changes):
 
 def test_no_stage_is_forgotten(tmp_path):
     assert {path.name for path in Path("components").iterdir() if (path / "component.py").is_file()} == {
-        stage.partition("-")[0] for stage in stages_of(load_recipe("tiny"))} | {"push_model", "seal_audit"}
+        stage.partition("-")[0] for stage in stages_of(load_recipe("tiny", [ON_POLICY]))} | {"push_model", "seal_audit"}

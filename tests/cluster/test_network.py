@@ -29,6 +29,12 @@ def test_training_and_judging_never_need_one(stage):
     assert not needs_network(PAPER, stage, "1", "hub:owner/name")
 
 
+def test_a_server_of_answers_needs_one():
+    asked = 'dpo.on_policy={reward: {kind: overlap}, sampler: {kind: server, url: "http://vllm:8000/v1", model: m}}'
+    assert needs_network(load_recipe("tiny", [asked]), "sample_answers", "1", "")
+    assert not needs_network(load_recipe("tiny", ["dpo.on_policy={reward: {kind: overlap}}"]), "sample_answers", "1", "")
+
+
 def test_the_runs_own_place_to_push_to_counts():
     assert needs_network(load_recipe("tiny"), "push_model", "", "hub:owner/name")
     assert not needs_network(PAPER, "push_model", "", "directory:/releases")

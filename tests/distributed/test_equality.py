@@ -24,6 +24,9 @@ VARIANTS = {
     "2 processes, 2 micro-steps": [*ON_TWO, "sft.rows_per_device=2", "dpo.pairs_per_device=4"],
     "ZeRO-2": [*ON_TWO, "sft.rows_per_device=4", "dpo.pairs_per_device=8", "sft.sharding=zero-2", "dpo.sharding=zero-2"],
     "ZeRO-3": [*ON_TWO, "sft.rows_per_device=4", "dpo.pairs_per_device=8", "sft.sharding=zero-3", "dpo.sharding=zero-3"],
+    "2 processes, DPO in several rows": [*ON_TWO, "sft.rows_per_device=4", "dpo.pairs_per_device=8", "dpo.row_tokens=256"],
+    "ZeRO-3, DPO in several rows": [*ON_TWO, "sft.rows_per_device=4", "dpo.pairs_per_device=8", "dpo.row_tokens=256",
+                                    "sft.sharding=zero-3", "dpo.sharding=zero-3"],
     "ZeRO-3, 2 micro-steps, activations computed again": [
         *ON_TWO, "sft.rows_per_device=2", "dpo.pairs_per_device=4", "sft.sharding=zero-3", "dpo.sharding=zero-3",
         "sft.activation_checkpointing=true", "dpo.activation_checkpointing=true"],

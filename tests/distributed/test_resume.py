@@ -18,20 +18,28 @@ from med42.recipe import load_recipe
 from med42.training.checkpoints import COMPLETE
 
 KILLS = int(os.environ.get("KILLS", "2"))
-STAGE = ("import sys; from pathlib import Path; from med42.lineage.journal import read_job;"
-         "from med42.training.train_sft import train_sft; recipe, job = read_job(sys.argv[1]);"
-         "train_sft(recipe, *map(Path, sys.argv[2:]), job)")
+STAGES = {
+    "sft": ("from med42.training.train_sft import train_sft; train_sft(recipe, *map(Path, sys.argv[2:]), job)", "packed"),
+    "dpo": ("from med42.training.train_dpo import train_dpo; train_dpo(recipe, 1, *map(Path, sys.argv[2:]), job)", "preferences"),
+}
+STAGE = "import sys; from pathlib import Path; from med42.lineage.journal import read_job; recipe, job = read_job(sys.argv[1]); "
 ON_TWO = ["sft.devices.gpus_per_node=2", "sft.rows_per_device=4"]
-VARIANTS = {"one process": [], "two processes": ON_TWO, "ZeRO-3": [*ON_TWO, "sft.sharding=zero-3"]}
+DPO_ON_TWO = ["dpo.devices.gpus_per_node=2", "dpo.pairs_per_device=8"]
+VARIANTS = {
+    "one process": ("sft", []), "two processes": ("sft", ON_TWO), "ZeRO-3": ("sft", [*ON_TWO, "sft.sharding=zero-3"]),
+    "DPO, one process": ("dpo", []), "DPO, two processes": ("dpo", DPO_ON_TWO),
+    "DPO, ZeRO-3": ("dpo", [*DPO_ON_TWO, "dpo.sharding=zero-3"]),
+}
 
 
-def start(folder, tiny, changes):
+def start(folder, tiny, changes, stage="sft"):
     """The stage, in processes of their own that can be killed together."""
     folder.mkdir(exist_ok=True)
-    write_job(folder / "job.json", load_recipe("tiny", ["sft.threads=1", *changes]), Job("test", folder / "store"))
+    write_job(folder / "job.json", load_recipe("tiny", ["sft.threads=1", "dpo.threads=1", *changes]), Job("test", folder / "store"))
+    call, rows = STAGES[stage]
     with (folder / "log.txt").open("a") as log:
         return subprocess.Popen(
-            [sys.executable, "-c", STAGE, str(folder / "job.json"), str(tiny["base"]), str(tiny["packed"]), str(folder / "out")],
+            [sys.executable, "-c", STAGE + call, str(folder / "job.json"), str(tiny["base"]), str(tiny[rows]), str(folder / "out")],
             stdout=log, stderr=log, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
@@ -53,11 +61,12 @@ def losses(folder):
 def test_killed_at_random_it_comes_to_the_same_bytes(variant, tiny, tmp_path, request, capsys):
     if "ZeRO" in variant:
         request.getfixturevalue("deepspeed")
-    changes = [*VARIANTS[variant], f"sft.steps={20 + 20 * KILLS}", "sft.checkpoint_every=5"]
-    assert start(tmp_path / "whole", tiny, changes).wait() == 0
+    stage, changes = VARIANTS[variant]
+    changes = [*changes, f"{stage}.steps={20 + 20 * KILLS}", f"{stage}.checkpoint_every=5"]
+    assert start(tmp_path / "whole", tiny, changes, stage).wait() == 0
     folder, draw, killed = tmp_path / "killed", random.Random(42), 0
     while not (folder / "out").exists():
-        before, running = attempts(folder), start(folder, tiny, changes)
+        before, running = attempts(folder), start(folder, tiny, changes, stage)
         if killed < KILLS:
             while attempts(folder).count("reached") == before.count("reached") and running.poll() is None:
                 time.sleep(0.005)

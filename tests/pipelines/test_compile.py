@@ -243,6 +243,19 @@ def test_a_release_and_a_refusal_are_both_sealed(tiny):
     assert sealing["inputs"]["artifacts"]["subject"]["componentInputArtifact"] == "pipelinechannel--decide-release-decision"
 
 
+def test_an_on_policy_round_samples_from_its_model_scores_and_pairs(tmp_path):
+    compiled = read(written(tmp_path, "tiny", ["dpo.on_policy={reward: {kind: overlap}}"]))
+    for number, before in ((1, "train-sft"), (2, "train-dpo-1"), (3, "train-dpo-2")):
+        published = (f"build-preferences-{number}", "preferences")
+        assert compiled.maker(f"sample-answers-{number}", "policy") == (before, "model")
+        assert compiled.maker(f"sample-answers-{number}", "preferences") == published
+        assert compiled.maker(f"score-answers-{number}", "answers") == (f"sample-answers-{number}", "answers")
+        assert compiled.maker(f"pair-answers-{number}", "scored") == (f"score-answers-{number}", "scored")
+        assert compiled.maker(f"pair-answers-{number}", "published") == published
+        assert compiled.maker(f"train-dpo-{number}", "preferences") == (f"pair-answers-{number}", "preferences")
+        assert compiled.maker(f"train-dpo-{number}", "sft") == ("train-sft", "model")
+
+
 def test_a_recipe_of_two_rounds_compiles_to_two(two_rounds):
     assert sorted(name for name in two_rounds.tasks if name.startswith("train-dpo")) == ["train-dpo-1", "train-dpo-2"]
     assert two_rounds.maker("decide-release", "scores") == ("evaluate-dpo-2", "scores")

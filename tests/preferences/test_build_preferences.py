@@ -107,6 +107,8 @@ def test_token_ids_are_those_of_the_chat(rounds, base):
 def test_mean_lengths_are_measured(rounds):
     measured, pairs = rounds[0].record.measured, rounds[0].pairs
     assert measured["mean_chosen_tokens"] == pytest.approx(sum(len(pair["chosen_ids"]) for pair in pairs) / len(pairs))
+    longer = [len(pair["chosen_ids"]) > len(pair["rejected_ids"]) for pair in pairs]
+    assert measured["share_chosen_longer"] == pytest.approx(sum(longer) / len(longer))
     assert measured["mean_rejected_tokens"] == pytest.approx(sum(len(pair["rejected_ids"]) for pair in pairs) / len(pairs))
 
 
@@ -158,6 +160,11 @@ def test_the_longest_pair_that_fits_is_kept(build, base):
     assert len(build(recipe_of([["one"]], max_length=length), one=[pair]).pairs) == 1
     made = build(recipe_of([["one"]], max_length=length - 1), out="short", one=[pair, row("Short?")])
     assert made.accounts["one"]["dropped"] == {"longer than dpo.max_length": 1}
+
+
+def test_a_prompt_that_leaves_no_room_for_an_answer_is_told_apart(build):
+    made = build(recipe_of([["one"]], max_length=40), one=[row("word " * 60), row("Short?")])
+    assert made.accounts["one"]["dropped"] == {"prompt alone reaches dpo.max_length": 1}
 
 
 def test_a_rejected_answer_counts_for_the_length_too(build):

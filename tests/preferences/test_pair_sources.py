@@ -72,6 +72,22 @@ def test_ultrafeedback_without_scores(row):
     assert ultrafeedback.pair(row) == Pair([ASKED], "No.", "Sure.", None)
 
 
+@pytest.mark.parametrize(("scores", "found"), [
+    ([0.1, -2.0, 3.5, 1, 0.2], Pair([ASKED], "No.", "Sure.", 5.5)), ([1.0] * 5, Dropped("tie, or the chosen answer is scored lower")),
+    ([], Pair([ASKED], "No.", "Sure.", None)), (None, Pair([ASKED], "No.", "Sure.", None)),
+])
+def test_snorkels_pair_is_the_best_and_the_worst_of_five(scores, found):
+    row = {"prompt_id": "x", "prompt": "x", "chosen": ROW["chosen"], "rejected": ROW["rejected"], "all_generated_responses": ["No."] * 5}
+    assert ultrafeedback.pair({**row, "all_rm_scores": scores}) == found
+
+
+@pytest.mark.parametrize("scores", ["1, 2", [1.0, "2"], [float("nan")], [True]], ids=str)
+def test_snorkels_scores_of_another_type(scores):
+    with pytest.raises(ColumnError) as told:
+        ultrafeedback.pair({"chosen": ROW["chosen"], "rejected": ROW["rejected"], "all_rm_scores": scores})
+    assert told.value.column == "all_rm_scores"
+
+
 @pytest.mark.parametrize(("changes", "reason"), [
     ({"chosen": []}, "a chat that does not end with an answer"),
     ({"chosen": [ASKED]}, "a chat that does not end with an answer"),

@@ -48,6 +48,18 @@ def test_margin_rises_over_the_rounds_and_every_round_starts_at_ln_2(tiny_run):
     assert all(abs(measured["first_loss"] - 0.693147) < 1e-5 for measured in rounds)
 
 
+def test_on_its_own_answers_tiny_is_rewarded_more_from_round_to_round(tiny_run, work):
+    own = run(work, "tiny", *changes("dpo.on_policy={answers: 5, max_tokens: 48, reward: {kind: overlap}}", "evaluation.every_round=false"))
+    assert own.status == 0, own.output
+    rewards = [own.record(f"score_answers-{number}")["measured"]["mean_reward"] for number in (1, 2, 3)]
+    assert rewards[0] < rewards[1] < rewards[2]
+    assert own.record("train_sft")["made"]["run"] == tiny_run.folder.name
+    for number in (1, 2, 3):
+        account = own.record(f"pair_answers-{number}")["measured"]["accounts"]["on-policy"]
+        assert account["read"] == account["kept"] + sum(account["dropped"].values())
+        assert abs(own.record(f"train_dpo-{number}")["measured"]["first_loss"] - 0.693147) < 1e-5
+
+
 def test_every_stage_leaves_a_page_that_needs_nothing_else(tiny_run):
     for event in tiny_run.finished.values():
         if "path" in event:

@@ -1,0 +1,263 @@
+"""How fast a step of DPO is with each prompt computed once, beside TRL's DPOTrainer, in one run on this machine.
+
+    python benchmarks/dpo.py                 prints a table
+    python benchmarks/dpo.py --json          prints one object a line: name, ours, peer, ratio, goal, unit, met
+    python benchmarks/dpo.py --hh FILE       takes the lengths of hh-rlhf from its own file (JSON lines, may be gzipped)
+
+A pass is what DPOTrainer does with all pairs of a profile, policy moved away from its reference: collator, loss with all metrics,
+backward, gradients added up; no optimizer on either side. Real tokens are those of prompt, chosen and rejected answer, counted
+once each. TRL scores supervised positions only, as it does on a GPU; on a CPU as it is shipped it scores every position, which
+is slower. The arithmetic beside each profile is the bound: places that TRL computes for one that we compute. Losses and
+gradients of both are compared before anything is timed. Only ratios of one run are worth keeping.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
+
+import argparse
+import gzip
+import json
+import math
+import platform
+import re
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from med42.report.quiet import work_offline_and_quietly
+
+REPETITIONS = 3
+TRL_BATCHES = (1, 2, 4)  # pairs a step, in random order; 8 and more only add padding
+OUR_BATCHES = (4, 8)
+VOCABULARY = 2048  # with the hidden size, head and body cost in the ratio of an 8B model's
+BOUND_REACHED, AT_BEST, AT_FOUR = 0.9, 1.6, 2.3
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One line of the table; see `benchmarks/data.py`."""
+
+    name: str
+    ours: float
+    peer: float | None
+    ratio: float | None
+    goal: float | None
+    unit: str
+    met: bool | None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Pairs of one kind.
+
+    Attributes:
+        name: what they are like.
+        lengths: prompt, chosen and rejected tokens of each.
+    """
+
+    name: str
+    lengths: list[tuple[int, int, int]]
+
+    @property
+    def real(self) -> int:
+        """Tokens, each counted once."""
+        return sum(map(sum, self.lengths))
+
+    def places(self, batch: int) -> int:
+        """Places that TRL computes, so many pairs a step."""
+        groups = [self.lengths[first : first + batch] for first in range(0, len(self.lengths), batch)]
+        return sum(2 * len(group) * max(prompt + max(chosen, rejected) for prompt, chosen, rejected in group) for group in groups)
+
+    def our_places(self) -> int:
+        """Places of the packed rows."""
+        return sum(prompt + chosen + rejected - 1 for prompt, chosen, rejected in self.lengths)
+
+
+def profiles(hh: Path | None) -> list[Profile]:
+    """UltraFeedback-like, hh-rlhf, and long clinical prompts with short answers; mean and deviation of prompt and answers."""
+    draw = np.random.default_rng(0)
+
+    def lengths(count: int, prompt: tuple[int, int], answer: tuple[int, int], longest: int) -> list[tuple[int, int, int]]:
+        columns = [_log_normal(draw, *moments, count, longest) for moments in (prompt, answer, answer)]
+        return list(zip(*columns, strict=True))
+
+    dialogues = Profile("hh-rlhf, real lengths", _real_lengths(hh, 24)) if hh else Profile(
+        "hh-rlhf-like", lengths(24, (150, 110), (50, 40), 512))
+    return [Profile("UltraFeedback-like", lengths(12, (180, 150), (280, 180), 1024)), dialogues,
+            Profile("clinical: long prompts, short answers", lengths(6, (1200, 250), (150, 60), 2048))]
+
+
+def _log_normal(draw: Any, mean: int, deviation: int, count: int, longest: int) -> list[int]:
+    """Evenly spaced quantiles in random order: a few pairs have the moments of many."""
+    spread = math.log(1 + (deviation / mean) ** 2)
+    normal = statistics.NormalDist(math.log(mean) - spread / 2, math.sqrt(spread))
+    values = draw.permutation(np.exp([normal.inv_cdf((place + 0.5) / count) for place in range(count)]))
+    return [int(value) for value in np.clip(values, 4, longest)]
+
+
+def _real_lengths(path: Path, count: int) -> list[tuple[int, int, int]]:
+    """Of pairs chosen at random, by a tokenizer of 8,192 tokens that is trained on the file."""
+    from med42.preferences.pair import Pair
+    from med42.preferences.sources import hh_rlhf
+    from med42.training.prepare_base import train_tokenizer
+
+    with (gzip.open(path, "rt") if path.suffix == ".gz" else path.open()) as lines:
+        pairs = [pair for pair in (hh_rlhf.pair(json.loads(line)) for line in lines) if isinstance(pair, Pair)]
+    texts = [("".join(turn["content"] for turn in pair.prompt), pair.chosen, pair.rejected) for pair in pairs]
+    tokenizer = train_tokenizer(8_192, iter([text for three in texts for text in three]))
+    chosen = np.random.default_rng(0).choice(len(texts), count, replace=False)
+    # Four tokens of the template around each turn.
+    return [tuple(len(tokenizer.encode(text).ids) + 4 for text in texts[number]) for number in chosen]  # type: ignore[misc]
+
+
+# --- the two trainers ---------------------------------------------------------------------------
+
+
+def trainers(profile: Profile, folder: Path) -> tuple[Any, Any]:
+    """Ours and TRL's, on the same pairs and the same model, which is moved away from its reference."""
+    import datasets
+    import torch
+    from tokenizers import Tokenizer, models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from trl import DPOConfig
+
+    from med42.training.preference_trainer import PreparedDPOTrainer, SharedPromptTrainer
+
+    draw = np.random.default_rng(1)
+    names = ("prompt_ids", "chosen_ids", "rejected_ids")
+    datasets.Dataset.from_list([{name: draw.integers(3, VOCABULARY, size).tolist() for name, size in zip(names, lengths, strict=True)}
+                                for lengths in profile.lengths]).to_parquet(str(folder / "pairs.parquet"))
+    words = {"<pad>": 0, "<eos>": 1} | {f"w{number}": number for number in range(2, VOCABULARY)}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words)), pad_token="<pad>", eos_token="<eos>")
+    found = []
+    for ours in (True, False):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(LlamaConfig(
+            vocab_size=VOCABULARY, hidden_size=512, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=4,
+            intermediate_size=1408, max_position_embeddings=4096, pad_token_id=0))
+        arguments = DPOConfig(output_dir=str(folder / str(ours)), use_cpu=True, bf16=False, report_to="none", max_length=None,
+                              precompute_ref_log_probs=True, per_device_train_batch_size=1, activation_checkpointing=False)
+        rows = datasets.Dataset.from_parquet(str(folder / "pairs.parquet"), cache_dir=str(folder))
+        given = {"model": model, "args": arguments, "train_dataset": rows, "processing_class": tokenizer}
+        trainer = SharedPromptTrainer(lambda name, rows, score: score(list(rows)), **given) if ours else PreparedDPOTrainer(**given)
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for weight in trainer.model.parameters():
+                weight.add_(0.002 * torch.randn(weight.shape, generator=generator))
+        found.append(trainer)
+    return found[0], found[1]
+
+
+def passed(trainer: Any, batch: int) -> tuple[float, float, Any]:
+    """Seconds, mean loss of a pair, and gradient of one pass over all pairs, so many a step."""
+    import torch
+
+    pairs = list(trainer.train_dataset)
+    trainer.model.train()
+    trainer.model.zero_grad()
+    total, clock = 0.0, time.perf_counter()
+    for first in range(0, len(pairs), batch):
+        some = pairs[first : first + batch]
+        loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(trainer.data_collator(some))) * len(some) / len(pairs)
+        loss.backward()
+        total += loss.item()
+    seconds = time.perf_counter() - clock
+    return seconds, total, torch.cat([weight.grad.flatten() for weight in trainer.model.parameters()])
+
+
+def measure(profile: Profile, folder: Path) -> tuple[list[Measurement], float, float]:
+    """The profile's lines, and its ratios at TRL's best batch and at four pairs a step."""
+    ours, theirs = trainers(profile, folder)
+    _, our_loss, our_gradient = passed(ours, OUR_BATCHES[-1])
+    _, their_loss, their_gradient = passed(theirs, 1)
+    apart = ((our_gradient - their_gradient).norm() / their_gradient.norm()).item()
+    if not (abs(our_loss - their_loss) < 1e-5 and apart < 1e-4):
+        raise SystemExit(f"{profile.name}: losses {our_loss:.7f} and {their_loss:.7f}, gradients {apart:.1e} apart")
+    our_seconds: dict[int, list[float]] = {batch: [] for batch in OUR_BATCHES}
+    their_seconds: dict[int, list[float]] = {batch: [] for batch in TRL_BATCHES}
+    for repetition in range(REPETITIONS):
+        best = min(TRL_BATCHES, key=lambda batch: min(their_seconds[batch], default=math.inf))
+        for batch in TRL_BATCHES if repetition == 0 else sorted({best, 4}):
+            their_seconds[batch].append(passed(theirs, batch)[0])
+        for batch in OUR_BATCHES:
+            our_seconds[batch].append(passed(ours, batch)[0])
+    best, fast = (min(seconds, key=lambda batch: statistics.median(seconds[batch])) for seconds in (their_seconds, our_seconds))
+    answers = sum(chosen + rejected for _, chosen, rejected in profile.lengths)
+    print(f"{profile.name}: {len(profile.lengths)} pairs, {profile.real:,} real tokens; we compute {profile.our_places():,} places, TRL "
+          + ", ".join(f"{profile.places(batch):,} at {batch}" for batch in TRL_BATCHES)
+          + f"; head on {answers:,} places (TRL as shipped: {profile.places(best):,}); loss {our_loss:.6f}, {their_loss:.6f}; "
+          f"gradients {apart:.1e} apart; seconds TRL "
+          + ", ".join(f"{statistics.median(values):.2f} at {batch}" for batch, values in their_seconds.items()) + ", ours "
+          + ", ".join(f"{statistics.median(values):.2f} at {batch}" for batch, values in our_seconds.items()), file=sys.stderr)
+    lines, ratios = [], []
+    for title, batch, mine in (("TRL's best batch", best, fast), ("4 pairs a step", 4, 4)):
+        ratio = statistics.median(t / o for t, o in zip(their_seconds[batch], our_seconds[mine], strict=True))
+        bound = profile.places(batch) / profile.our_places()
+        speeds = [profile.real / statistics.median(seconds) for seconds in (our_seconds[mine], their_seconds[batch])]
+        lines.append(Measurement(f"{profile.name}, {title} ({batch}; ours {mine}); bound {bound:.2f}", *speeds, ratio,
+                                 BOUND_REACHED * bound, "tokens/s", ratio >= BOUND_REACHED * bound))
+        ratios.append(ratio)
+    return lines, ratios[0], ratios[1]
+
+
+def machine() -> str:
+    """The processor, its cores and its memory."""
+    try:
+        model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        memory = re.search(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text())
+    except OSError:
+        model = memory = None
+    size = f", {int(memory[1]) / 2**20:.0f} GiB" if memory else ""
+    return f"{model[1] if model else platform.processor()}, {len(os.sched_getaffinity(0))} cores{size}, Python {platform.python_version()}"
+
+
+def table(found: list[Measurement]) -> str:
+    """The measurements, one a line."""
+    lines = [("what", "ours", "TRL's", "ratio", "goal", "unit", "")]
+    lines += [(one.name, f"{one.ours:,.0f}" if one.peer else f"{one.ours:.2f}", f"{one.peer:,.0f}" if one.peer else "",
+               f"{one.ratio:.2f}" if one.ratio else "", f"{one.goal:.2f}", one.unit, "met" if one.met else "NOT met") for one in found]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) if place in (0, 5, 6) else cell.rjust(width)
+                               for place, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip() for line in lines)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one object a line instead of a table")
+    parser.add_argument("--hh", type=Path, help="hh-rlhf's file, for its lengths")
+    asked = parser.parse_args()
+    work_offline_and_quietly()
+    from med42.training.trainer import score_supervised_positions_only
+
+    score_supervised_positions_only()
+    found, at_best, at_four = [], [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        for profile in profiles(asked.hh):
+            folder = Path(scratch) / str(len(found))
+            folder.mkdir()
+            lines, best, four = measure(profile, folder)
+            found += lines
+            at_best.append(best)
+            at_four.append(four)
+    for title, ratios, goal in (("TRL's best batch", at_best, AT_BEST), ("4 pairs a step", at_four, AT_FOUR)):
+        mean = statistics.geometric_mean(ratios)
+        found.append(Measurement(f"geometric mean, {title}", mean, None, mean, goal, "x", mean >= goal))
+    print(machine(), file=sys.stderr if asked.json else sys.stdout)
+    if asked.json:
+        print("\n".join(json.dumps(asdict(one)) for one in found))
+    else:
+        print(table(found))
+
+
+if __name__ == "__main__":
+    main()
