@@ -29,6 +29,10 @@ class LackOfMemoryError(Med42Error):
     """A device or the machine has too little memory for the recipe's settings."""
 
 
+class CrashError(Med42Error):
+    """A process ended in an error that nobody foresaw; often it only lost its peers."""
+
+
 def explained(stage: str, recipe: Recipe, work: Callable[[], Any]) -> Any:
     """Do some training; turn a lack of memory into an error that says what the plan reckons with.
 
@@ -66,7 +70,7 @@ def first_failure(folder: Path) -> Med42Error | None:
     if not told:
         return None
     first = min(told, key=lambda one: (CAUSES.index(one["cause"]), one["time"]))
-    kind = {"preempted": PreemptedError, "memory": LackOfMemoryError}.get(first["cause"], Med42Error)
+    kind = {"preempted": PreemptedError, "memory": LackOfMemoryError, "failed": CrashError}.get(first["cause"], Med42Error)
     return kind(*first["words"])
 
 

@@ -6,7 +6,8 @@ Where a process fails it leaves word of why in the scratch folder, and the stage
 
 A recipe that asks for one process is trained inside the stage. More processes of one node are started here: one a GPU,
 or, on a machine without GPUs, as many CPU processes over gloo, which is how the same code is tested. On several nodes each node
-runs the command, and one of them is the meeting point.
+runs the command, and one of them is the meeting point: that is started by a launcher of the cluster (`med42.cluster.train_job`),
+which whoever calls a training stage hands in.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ from med42.training.sharding import is_first_process
 # What a trainer module offers: train(recipe, inputs by name, draft folder, scratch folder, job).
 Train = Callable[[Recipe, dict[str, Path], Path, Path, Job], Outcome]
 
+# Who starts a training's processes and waits for them: `start`, or a launcher of the cluster with the same arguments.
+Launch = Callable[[Train, str, Sft | Dpo, Recipe, dict[str, Path], Path, Job], Outcome]
+
 OUTCOME = "outcome.json"
 
 
@@ -51,7 +55,8 @@ def start(train: Train, stage: str, settings: Sft | Dpo, recipe: Recipe, inputs:
             return outcome
         if devices.nodes > 1:
             raise Med42Error("devices.nodes", str(devices.nodes), "1: a stage starts the processes of its own node only",
-                             "Set devices.nodes=1, and devices.gpus_per_node to what the node has.")
+                             "Set devices.nodes=1 and devices.gpus_per_node to what the node has, or run it on a cluster with Kubeflow "
+                             "Trainer (docs/several-nodes.md).")
         write_job(scratch / "job.json", recipe, job)
         command = torchrun(train.__module__, devices, "", scratch / "job.json", inputs, draft, scratch)
         status = _run(command)
@@ -77,7 +82,7 @@ def _run(command: list[str]) -> int:
 
 
 def torchrun(module: str, devices: Devices, meeting_point: str, job_file: Path, inputs: dict[str, Path], out: Path,
-             scratch: Path) -> list[str]:
+             scratch: Path, ranked: bool = False) -> list[str]:
     """What a node runs, after the interpreter's name.
 
     Args:
@@ -88,8 +93,11 @@ def torchrun(module: str, devices: Devices, meeting_point: str, job_file: Path, 
         inputs: the input artifacts, by name.
         out: where the first process writes the model; all nodes share it.
         scratch: a folder that all nodes share: TRL leaves reference log-probabilities there for the other processes.
+        ranked: whether each node is told its number (PET_NODE_RANK, as Kubeflow Trainer does), so that node 0 need not find out by
+            its name that it is the meeting point: a new pod's name may not resolve yet.
     """
-    together = ["--rdzv-backend=c10d", f"--rdzv-endpoint={meeting_point}", "--rdzv-id=med42"] if meeting_point else ["--standalone"]
+    backend = "static" if ranked else "c10d"
+    together = [f"--rdzv-backend={backend}", f"--rdzv-endpoint={meeting_point}", "--rdzv-id=med42"] if meeting_point else ["--standalone"]
     return [
         "-m", "torch.distributed.run", *together, f"--nnodes={devices.nodes}", f"--nproc-per-node={max(1, devices.gpus_per_node)}",
         f"--max-restarts={devices.restarts}", "-m", module, "--job", str(job_file), "--out", str(out), "--scratch", str(scratch),

@@ -19,7 +19,7 @@ from med42.recipe import Recipe
 from med42.report import page
 from med42.report.quiet import work_offline_and_quietly
 from med42.training.checkpoints import checkpoint_folder, discard
-from med42.training.launch import main, start
+from med42.training.launch import Launch, main, start
 from med42.training.model import load_model
 from med42.training.train_sft import PACKAGES
 from med42.training.trainer import Training, curves, score_supervised_positions_only, training_arguments, write_log
@@ -31,8 +31,8 @@ FIRST_LOSS_TOLERANCE = 1e-2
 
 
 @stage
-def train_dpo(recipe: Recipe, round_number: int, policy: Path, preferences: Path, out: Path, job: Job) -> Record:
-    """Train one round (1-based) from the previous model on the round's pairs.
+def train_dpo(recipe: Recipe, round_number: int, policy: Path, preferences: Path, out: Path, job: Job, launch: Launch = start) -> Record:
+    """Train one round (1-based) from the previous model on the round's pairs, on this machine or where `launch` starts the processes.
 
     Raises:
         Med42Error: the first loss is not ln 2, a loss is not finite, or another world size.
@@ -40,7 +40,7 @@ def train_dpo(recipe: Recipe, round_number: int, policy: Path, preferences: Path
     settings = recipe.dpo.model_dump(mode="json", exclude={"rounds", "held_out"})
     parameters, inputs = {"seed": recipe.seed, "round": round_number, "dpo": settings}, {"policy": policy, "preferences": preferences}
     plan = Plan("train_dpo", "model", parameters, inputs, "training", PACKAGES, name=f"train_dpo-{round_number}")
-    record = produce(plan, out, job, lambda draft: start(train, plan.name, recipe.dpo, recipe, inputs, draft, job))
+    record = produce(plan, out, job, lambda draft: launch(train, plan.name, recipe.dpo, recipe, inputs, draft, job))
     discard(checkpoint_folder(plan.name, recipe, recipe.dpo, inputs, job))
     return record
 
