@@ -107,6 +107,20 @@ def lock(
 
 
 @app.command()
+def impact(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE]...", help="Recipes; all that are shipped where none is named.")] = None,
+    base: Annotated[str, typer.Option(help="The commit, branch or tag to compare with.")] = "main",
+    accelerators: Annotated[Path | None, typer.Option(help="Your own table of GPUs and prices.")] = None,
+) -> None:
+    """Tell what has changed since a commit, as Markdown for a review: mix, tokens, licences, cost, stages that are made again."""
+    from med42.cli.impact import impact as told_of
+    from med42.training.planning import load_accelerators
+
+    with _told_plainly():
+        print(told_of(names or shipped_recipes(), base, load_accelerators(accelerators)), end="")
+
+
+@app.command()
 def run(
     recipe: RecipeArgument,
     changes: SetOption = [],  # noqa: B006

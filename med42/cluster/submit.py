@@ -215,9 +215,8 @@ class Pipelines:
 
         def start() -> Any:
             there = [run for run in self._runs(experiment) if run.run_id not in before and run.display_name == wanted.name]
-            with contextlib.redirect_stdout(io.StringIO()):
-                return there[0] if there else self.client.run_pipeline(
-                    experiment, wanted.name, params=parameters, pipeline_id=pipeline, version_id=version, service_account=service_account or None)
+            return there[0] if there else self.client.run_pipeline(
+                experiment, wanted.name, params=parameters, pipeline_id=pipeline, version_id=version, service_account=service_account or None)
 
         return self._ask("create", "runs", start)
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -24,7 +25,7 @@ RUN = {"recipe": "tiny", "reason": "first release"}
 def server(monkeypatch, tmp_path):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr("kfp.client.Client._LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
-    monkeypatch.setattr("kfp.client.client.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("kfp.client.client.time", SimpleNamespace(sleep=lambda seconds: None))
     with pipelines_server(TOKEN) as state:
         state.add_pipeline("med42-tiny", "med42-tiny-0001", "med42-tiny-0002")
         yield state
@@ -223,7 +224,7 @@ def test_a_server_that_stays_away_is_told(server, ask, request_of):
 
 
 def test_no_server_is_told(monkeypatch, tmp_path):
-    monkeypatch.setattr("kfp.client.client.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("kfp.client.client.time", SimpleNamespace(sleep=lambda seconds: None))
     monkeypatch.setattr("kfp.client.Client._LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
     with pytest.raises(Med42Error, match=r"Kubeflow Pipelines at http://127\.0\.0\.1:9: found no answer"):
         connect("http://127.0.0.1:9", away=0.1, pause=0.01)
