@@ -134,10 +134,10 @@ class Cluster:
     def advance(self, name: str) -> None:
         """Play a job's next scene."""
         if not self.scenes[name]:
-            if self.watch:
-                return self.watch(self.jobs[name])
             self.looks += 1
-            if self.looks > MOST_LOOKS:
+            if self.watch:
+                self.watch(self.jobs[name])
+            elif self.looks > MOST_LOOKS:
                 raise RefusedError(410, "the script is over, and the job is still being looked at")
             return
         job, next_one = self.jobs[name], self.scenes[name].pop(0)
@@ -146,14 +146,15 @@ class Cluster:
             self.pods[name] = next_one["pods"]
         if next_one["suspend"] is not None:
             job["spec"]["suspend"] = next_one["suspend"]
-            conditions[:] = [{"type": "Suspended", "status": str(next_one["suspend"]), "reason": "Suspended" if next_one["suspend"] else "Resumed",
-                              "message": "", "lastTransitionTime": self.stamp()}]
+            reason = "Suspended" if next_one["suspend"] else "Resumed"
+            conditions[:] = [{"type": "Suspended", "status": str(next_one["suspend"]), "reason": reason, "message": "",
+                              "lastTransitionTime": self.stamp()}]
         self.says[name] = next_one["says"]
         self.logs[name] += [f"{self.log_stamp(name, number)} {line}" for number, line in enumerate(next_one["log"].splitlines())]
         if next_one["failed"] or next_one["done"]:
             kind = "Complete" if next_one["done"] else "Failed"
-            conditions.append({"type": kind, "status": "True", "reason": next_one["failed"] or "AllJobsCompleted", "message": next_one["message"],
-                               "lastTransitionTime": self.stamp()})
+            conditions.append({"type": kind, "status": "True", "reason": next_one["failed"] or "AllJobsCompleted",
+                               "message": next_one["message"], "lastTransitionTime": self.stamp()})
         if next_one["then"]:
             next_one["then"](job)
 
@@ -266,7 +267,8 @@ def kubernetes_server(folder: Path) -> Iterator[Cluster]:
         cluster.endpoint = f"http://127.0.0.1:{server.server_port}"
         (folder / "kubeconfig").write_text(yaml.safe_dump({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {"server": cluster.endpoint}}], "users": [{"name": "test", "user": {"token": cluster.token}}],
+            "clusters": [{"name": "test", "cluster": {"server": cluster.endpoint}}],
+            "users": [{"name": "test", "user": {"token": cluster.token}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": NAMESPACE}}]}))
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield cluster

@@ -70,7 +70,8 @@ class Server:
     def add_version(self, pipeline: str, name: str) -> Values:
         if any((one["pipeline_id"], one["name"]) == (pipeline, name) for one in self.versions):
             raise RefusedError(409, f"Failed to create a pipeline version: Already exist. The name {name} exists")
-        version = {"pipeline_id": pipeline, "pipeline_version_id": str(uuid.uuid4()), "name": name, "display_name": name, "created_at": self.now()}
+        version = {"pipeline_id": pipeline, "pipeline_version_id": str(uuid.uuid4()), "name": name, "display_name": name,
+                   "created_at": self.now()}
         self.versions.insert(0, version)
         return version
 
@@ -144,7 +145,8 @@ ROUTES: dict[str, tuple[str, Callable[[Server, Values, Values, Any], Values]]] =
     "list_versions": (f"GET {API}/pipelines/(?P<id>[^/]+)/versions", versions_of),
     "upload": (f"POST {API}/pipelines/upload", upload),
     "upload_version": (f"POST {API}/pipelines/upload_version", upload_version),
-    "list_experiments": (f"GET {API}/experiments", lambda server, part, query, body: listed(server, server.experiments, "experiments", query)),
+    "list_experiments": (f"GET {API}/experiments",
+                         lambda server, part, query, body: listed(server, server.experiments, "experiments", query)),
     "create_experiment": (f"POST {API}/experiments", create_experiment),
     "list_runs": (f"GET {API}/runs", runs_of),
     "create_run": (f"POST {API}/runs", create_run),

@@ -92,7 +92,8 @@ def impact(names: Sequence[str], base: str, accelerators: dict[str, Accelerator]
         try:
             past = Side(parse_recipe(before[name] or "", where=f"{name} at {base}"), code)
         except Med42Error as error:
-            changed.append(f"## {after.recipe.name}\n\nThe recipe at `{base}` is none that this code reads, so everything is made again: {error}")
+            changed.append(f"## {after.recipe.name}\n\nThe recipe at `{base}` is none that this code reads, so everything is made again: "
+                           f"{error}")
             continue
         if recipe_digest(past.recipe) == recipe_digest(after.recipe) and past.code == after.code:
             same.append(after.recipe.name)
@@ -113,8 +114,8 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
 
     benchmarks = {name: benchmark.model_dump(mode="json", exclude={"paper_items"}) for name, benchmark in evaluation.benchmarks.items()}
     invented = any(isinstance(benchmark.origin, InventedOrigin) for benchmark in evaluation.benchmarks.values())  # by the seed
-    found = {"prepare_benchmarks": Stage(
-        [benchmarks, evaluation.limit, seed if invented else None, pinned(*(f"evaluation.benchmarks.{name}" for name in benchmarks))], "evaluation")}
+    found = {"prepare_benchmarks": Stage([benchmarks, evaluation.limit, seed if invented else None,
+                                          pinned(*(f"evaluation.benchmarks.{name}" for name in benchmarks))], "evaluation")}
     for part in source_parts(recipe):
         name = source_of(part)
         source = recipe.sources[name].model_dump(mode="json", exclude={"rows", "weight", "paper_percent", "paper_rows", "shards"})
@@ -124,8 +125,8 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
     found["mix_data"] = Stage([seed, recipe.mix.model_dump(mode="json"), shares], "data", tuple(found))
     made = isinstance(recipe.base, RandomBase)
     pin = recipe.pins.get("base")
-    found["prepare_base"] = Stage([recipe.base.model_dump(mode="json"), seed if made else None, pin and [pin.revision, pin.files]], "training",
-                                  ("mix_data",) if made else ())
+    found["prepare_base"] = Stage([recipe.base.model_dump(mode="json"), seed if made else None, pin and [pin.revision, pin.files]],
+                                  "training", ("mix_data",) if made else ())
     found["pack_data"] = Stage([seed, recipe.pack.model_dump(mode="json", exclude={"expected_tokens_per_row"})], "data",
                                ("mix_data", "prepare_base"))
     found["train_sft"] = Stage([seed, recipe.sft.model_dump(mode="json")], "training", ("prepare_base", "pack_data"))
@@ -191,8 +192,8 @@ def _before(names: Sequence[str], base: str) -> tuple[dict[str, str | None], dic
         folder = Path(scratch) / here
         folder.mkdir(parents=True, exist_ok=True)
         package = Path(scratch) / PACKAGE.relative_to(top) if PACKAGE.is_relative_to(top) else PACKAGE
-        done = subprocess.run([sys.executable, "-c", BEFORE, *(_from(folder, name) for name in names)], cwd=folder, capture_output=True, text=True,
-                              check=False, env={"PYTHONPATH": str(package.parent), "PATH": ""})
+        done = subprocess.run([sys.executable, "-c", BEFORE, *(_from(folder, name) for name in names)], cwd=folder, check=False,
+                              capture_output=True, text=True, env={"PYTHONPATH": str(package.parent), "PATH": ""})
         if done.returncode:
             raise Med42Error(f"the code at {base}", (done.stderr.strip().splitlines() or ["no words"])[-1], "code that reads its recipes",
                              "Give a BASE whose code works.")
@@ -217,8 +218,8 @@ def _change(before: Side, after: Side, accelerators: dict[str, Accelerator]) -> 
         parts.append("The recipe is the same; code changes.")
     parts.append(_facts(before, after, accelerators))
     again, everything = made_again(before, after), stages(after.recipe)
-    parts.append(f"### Stages\n\n{len(again)} of {len(everything)} are made again; what only follows another stage is not, where that comes "
-                 "out the same.\n\n" + _table(("stage", "why"), [(f"`{name}`", why) for name, why in again.items()]) if again else
+    parts.append(f"### Stages\n\n{len(again)} of {len(everything)} are made again; what only follows another stage is not, where that "
+                 "comes out the same.\n\n" + _table(("stage", "why"), [(f"`{name}`", why) for name, why in again.items()]) if again else
                  "### Stages\n\nNone is made again.")
     return "\n\n".join(parts)
 

@@ -108,7 +108,7 @@ def lock(
 
 @app.command()
 def impact(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE]...", help="Recipes; all that are shipped where none is named.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE]...", help="Recipes; all shipped ones if none is named.")] = None,
     base: Annotated[str, typer.Option(help="The commit, branch or tag to compare with.")] = "main",
     accelerators: Annotated[Path | None, typer.Option(help="Your own table of GPUs and prices.")] = None,
 ) -> None:

@@ -42,4 +42,6 @@ def _submit(wanted: Wanted, pipelines: Pipelines, package: Path | None, service_
     if dry:
         return True
     console.print(f"[dim]{record_run(wanted.path.with_suffix('.run.json'), wanted, run)}[/]", highlight=False, soft_wrap=True)
-    return not follow or pipelines.follow(run.id, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)) == "SUCCEEDED"
+    if not follow:
+        return True
+    return pipelines.follow(run.id, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)) == "SUCCEEDED"

@@ -5,6 +5,7 @@ The plain Kubernetes client: a training needs a dozen calls, and the Kubeflow SD
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
@@ -80,8 +81,9 @@ class Cluster:
         """Why Kueue lets a TrainJob wait; nothing where it does not say, or where we may not ask."""
         for version in QUEUE_VERSIONS:
             try:
-                found = self._or_none("list", "workloads", lambda version=version: self._objects().list_namespaced_custom_object(  # type: ignore[misc]
-                    QUEUE_GROUP, version, self.namespace, "workloads", label_selector=f"kueue.x-k8s.io/job-uid={uid}", _request_timeout=TIMEOUT))
+                found = self._or_none("list", "workloads", functools.partial(
+                    self._objects().list_namespaced_custom_object, QUEUE_GROUP, version, self.namespace, "workloads",
+                    label_selector=f"kueue.x-k8s.io/job-uid={uid}", _request_timeout=TIMEOUT))
             except Med42Error:
                 return ""
             for workload in (found or {}).get("items", []):
@@ -149,8 +151,9 @@ class Cluster:
                     raise self._refusal(verb, resource, error) from error
                 lost = lost or time.monotonic()
                 if time.monotonic() - lost > self.away:
-                    raise AwayError(f"the API server {self.client.configuration.host}", f"no answer for {self.away:.0f} s ({_words(error)})",
-                                    f"one to: {verb} {resource}", "A training that runs goes on; run this again, and it is followed again.") from error
+                    raise AwayError(f"the API server {self.client.configuration.host}",
+                                    f"no answer for {self.away:.0f} s ({_words(error)})", f"one to: {verb} {resource}",
+                                    "A training that runs goes on; run this again, and it is followed again.") from error
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
 

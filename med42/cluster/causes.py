@@ -9,7 +9,8 @@ from typing import Any, Literal
 from med42.errors import Med42Error
 from med42.training.failures import CrashError, LackOfMemoryError, PreemptedError
 
-Cause = Literal["preempted", "network", "memory", "evicted", "image", "configuration", "unschedulable", "deadline", "deleted", "stopped", "failed"]
+Cause = Literal["preempted", "network", "memory", "evicted", "image", "configuration", "unschedulable", "deadline", "deleted", "stopped",
+                "failed"]
 
 # The same training may end well on other nodes, or at another time; with anything else it would end the same.
 PASSING: tuple[Cause, ...] = ("preempted", "network")
@@ -90,14 +91,13 @@ def read_pod(value: dict[str, Any]) -> Pod:
     metadata, spec, status = value["metadata"], value.get("spec", {}), value.get("status", {})
     conditions = {condition["type"]: condition for condition in status.get("conditions") or []}
     states = [told.get("state", {}) for told in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]]
-    waiting = next(((state["waiting"].get("reason", ""), state["waiting"].get("message", "")) for state in states if state.get("waiting")), None)
-    ended = next(((state["terminated"].get("reason", ""), state["terminated"].get("exitCode", 0)) for state in states
-                  if state.get("terminated") and state["terminated"].get("exitCode")), None)
+    waiting = next((state["waiting"] for state in states if state.get("waiting")), None)
+    ended = next((state["terminated"] for state in states if state.get("terminated") and state["terminated"].get("exitCode")), None)
     disrupted, scheduled = conditions.get("DisruptionTarget", {}), conditions.get("PodScheduled", {})
-    labels = {**(metadata.get("annotations") or {}), **(metadata.get("labels") or {})}
+    index = {**(metadata.get("annotations") or {}), **(metadata.get("labels") or {})}.get("batch.kubernetes.io/job-completion-index", "0")
     return Pod(
-        metadata["name"], metadata.get("uid", ""), int(labels.get("batch.kubernetes.io/job-completion-index", "0")), spec.get("nodeName") or "",
-        status.get("phase", "Pending"), waiting, ended,
+        metadata["name"], metadata.get("uid", ""), int(index), spec.get("nodeName") or "", status.get("phase", "Pending"),
+        waiting and (waiting.get("reason", ""), waiting.get("message", "")), ended and (ended.get("reason", ""), ended["exitCode"]),
         f"{disrupted.get('reason')}: {disrupted.get('message')}" if disrupted.get("status") == "True" else "",
         scheduled.get("message") or scheduled.get("reason") or "" if scheduled.get("status") == "False" else "",
         (status.get("reason") or "", status.get("message") or ""),
@@ -161,7 +161,7 @@ def end_of(name: str, condition: dict[str, Any], pods: Sequence[Pod], told: Med4
     if isinstance(told, LackOfMemoryError):
         return End("memory", told.where, told.found, told.expected, told.remedy)
     if killed:
-        return _end("memory", killed.where, "OOMKilled: the pod used more of the machine's memory than it may", "a training within its limit")
+        return _end("memory", killed.where, "OOMKilled: the pod used more of the machine's memory than it may", "a pod within its limit")
     if told is not None and not isinstance(told, PreemptedError | CrashError):
         return End("stopped", told.where, told.found, told.expected, told.remedy)
     if condition.get("reason") in ("DeadlineExceeded", "TrainJobDeadlineExceeded"):
@@ -182,9 +182,10 @@ def end_of(name: str, condition: dict[str, Any], pods: Sequence[Pod], told: Med4
         return End("failed", told.where, told.found, told.expected, told.remedy)
     first = next((pod for pod in pods if pod.ended), None)
     if first and first.ended:
-        return _end("failed", first.where, f"exit status {first.ended[1]} ({first.ended[0]}), and no word of why", "a training that ends well")
+        return _end("failed", first.where, f"exit status {first.ended[1]} ({first.ended[0]}), and no word of why", "exit status 0")
     cause: Cause = "configuration" if not pods else "failed"
-    return _end(cause, f"TrainJob {name}", f"{condition.get('reason', 'Failed')}: {condition.get('message', 'no word of why')}", "success")
+    words = f"{condition.get('reason', 'Failed')}: {condition.get('message', 'no word of why')}"
+    return _end(cause, f"TrainJob {name}", words, "success")
 
 
 def _end(cause: Cause, where: str, found: str, expected: str) -> End:

@@ -27,7 +27,8 @@ class Follower:
         holds_nodes: whether it was given up while some of its pods had machines.
     """
 
-    def __init__(self, cluster: Cluster, name: str, nodes: int, stage: str, job: Job, scratch: Path, patience: float, interval: float) -> None:
+    def __init__(self, cluster: Cluster, name: str, nodes: int, stage: str, job: Job, scratch: Path, patience: float,
+                 interval: float) -> None:
         self.cluster, self.name, self.nodes, self.stage, self.job, self.scratch = cluster, name, nodes, stage, job, scratch
         self.patience, self.interval, self.holds_nodes = patience, interval, False
         self._pods: dict[str, Pod] = {}

@@ -77,7 +77,8 @@ def load_request(path: Path) -> Wanted:
     try:
         request = Request.model_validate(values)
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'the request'}: {one['msg'].removeprefix('Value error, ')}" for one in error.errors())
+        told = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'the request'}: {one['msg'].removeprefix('Value error, ')}"
+                         for one in error.errors())
         raise Med42Error(path, told, f"a mapping of {', '.join(Request.model_fields)}", "Mend the key that is named.") from error
     load_profile(_beside(path, request.profile))
     return Wanted(path, request, load_recipe(_beside(path, request.recipe), request.overrides))
@@ -92,7 +93,8 @@ def load_requests(paths: Iterable[Path]) -> list[Wanted]:
     wanted = [load_request(path) for path in paths]
     files: dict[str, tuple[str, Path]] = {}
     for one in wanted:
-        file = str(Path(_beside(one.path, one.request.recipe)).resolve()) if one.request.recipe.endswith((".yaml", ".yml")) else one.request.recipe
+        named = _beside(one.path, one.request.recipe)
+        file = str(Path(named).resolve()) if named.endswith((".yaml", ".yml")) else named
         before, path = files.setdefault(one.recipe.name, (file, one.path))
         if before != file:
             raise Med42Error(one.path, f"a recipe named '{one.recipe.name}' from {file}, where {path} has one of that name from {before}",

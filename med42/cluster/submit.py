@@ -26,7 +26,6 @@ from med42.errors import Med42Error
 from med42.recipe import dump_recipe
 
 PAGE = 100
-TIMEOUT = (5, 60)  # seconds to connect, and to wait for the next byte
 ENDED = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"}
 
 
@@ -174,7 +173,8 @@ class Pipelines:
         raise Med42Error(f"pipeline version '{wanted}'", "not there after it was registered", "it", "Look at the server's log.")
 
     def _pipeline(self, name: str) -> str | None:
-        found = self._pages("pipelines", "pipelines", self.client.list_pipelines, namespace=self._space, filter=_equals("display_name", name))
+        found = self._pages("pipelines", "pipelines", self.client.list_pipelines, namespace=self._space,
+                            filter=_equals("display_name", name))
         return next((one.pipeline_id for one in found if name in (one.name, one.display_name)), None)
 
     def _versions(self, pipeline: str) -> list[Any]:
@@ -193,9 +193,9 @@ class Pipelines:
 
         # Not by `Client.create_experiment`, which takes what is there for its own.
         experiments = ExperimentServiceApi(self.client._experiment_api.api_client)
-        body = V2beta1Experiment(display_name=wanted.name, description=f"{wanted.request.reason}\nrequest {wanted.digest}", namespace=self._space)
-        made = self._ask("create", "experiments", lambda: experiments.experiment_service_create_experiment(experiment=body,
-                         _request_timeout=TIMEOUT), there=None)
+        description = f"{wanted.request.reason}\nrequest {wanted.digest}"
+        body = V2beta1Experiment(display_name=wanted.name, description=description, namespace=self._space)
+        made = self._ask("create", "experiments", lambda: experiments.experiment_service_create_experiment(experiment=body), there=None)
         return None if made is None else str(made.experiment_id)
 
     def _await_run(self, experiment: str) -> Run | None:
@@ -216,7 +216,8 @@ class Pipelines:
         def start() -> Any:
             there = [run for run in self._runs(experiment) if run.run_id not in before and run.display_name == wanted.name]
             return there[0] if there else self.client.run_pipeline(
-                experiment, wanted.name, params=parameters, pipeline_id=pipeline, version_id=version, service_account=service_account or None)
+                experiment, wanted.name, params=parameters, pipeline_id=pipeline, version_id=version,
+                service_account=service_account or None)
 
         return self._ask("create", "runs", start)
 
@@ -272,8 +273,9 @@ class Pipelines:
                     raise self._refusal(verb, resource, status, _words(error)) from error
                 lost = lost or time.monotonic()
                 if time.monotonic() - lost > self.away:
-                    raise Med42Error(f"Kubeflow Pipelines at {_host(self.client)}", f"no good answer for {self.away:.0f} s ({_words(error)})",
-                                     f"one to: {verb} {resource}", "Run this again when it is back: nothing is started twice.") from error
+                    raise Med42Error(f"Kubeflow Pipelines at {_host(self.client)}",
+                                     f"no good answer for {self.away:.0f} s ({_words(error)})", f"one to: {verb} {resource}",
+                                     "Run this again when it is back: nothing is started twice.") from error
                 time.sleep(pause)
                 pause = min(2 * pause, 30.0)
 
@@ -281,7 +283,8 @@ class Pipelines:
         what = f"{verb} {resource}.pipelines.kubeflow.org" + (f" in namespace {self.namespace}" if self.namespace else "")
         match status:
             case 403:
-                return Med42Error(what, f"no permission ({words})", f"a role that allows verb '{verb}' on '{resource}.pipelines.kubeflow.org'",
+                return Med42Error(what, f"no permission ({words})",
+                                  f"a role that allows verb '{verb}' on '{resource}.pipelines.kubeflow.org'",
                                   "Bind it to the submitter's service account, or log in as someone who has it.")
             case 401:
                 return Med42Error(what, f"a token that the server does not take ({words})", "a valid one, for the server's audience",
@@ -305,7 +308,8 @@ def connect(host: str, namespace: str = "", token_file: Path | None = None, **pa
         from kfp.client import Client, set_volume_credentials
         from urllib3.exceptions import HTTPError
     except ModuleNotFoundError as error:
-        raise Med42Error("kfp", f"not installed ({error})", "kfp 2.17.0 with its client", "Install this package with its extra 'release'.") from error
+        raise Med42Error("kfp", f"not installed ({error})", "kfp 2.17.0 with its client",
+                         "Install this package with its extra 'pipeline'.") from error
     path = token_file or Path(os.environ.get("KF_PIPELINES_SA_TOKEN_PATH") or "/var/run/secrets/kubeflow/pipelines/token")
     if token_file and not token_file.is_file():
         raise Med42Error(token_file, "no such file", "a token", "Check the name.")
@@ -319,7 +323,8 @@ def connect(host: str, namespace: str = "", token_file: Path | None = None, **pa
         except (TimeoutError, HTTPError) as error:
             if time.monotonic() > until:
                 address = host or os.environ.get("KF_PIPELINES_ENDPOINT", "")
-                raise Med42Error(f"Kubeflow Pipelines at {address or 'the address of the kubeconfig'}", "no answer", "a server that is well",
+                raise Med42Error(f"Kubeflow Pipelines at {address or 'the address of the kubeconfig'}", "no answer",
+                                 "a server that is well",
                                  "Check --host and the token; `curl HOST/apis/v2beta1/healthz` should answer.") from error
             time.sleep(patience.get("pause", Pipelines.pause))
     return Pipelines(client, namespace, **patience)

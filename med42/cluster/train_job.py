@@ -60,14 +60,14 @@ class Nodes(Frozen):
     mounts: list[Mount] = Field(min_length=1, description="one of them holds the store")
     runtime: str = "med42-torch"
     service_account: str | None = None
-    node_selector: dict[str, str] = {}
-    tolerations: list[dict[str, Any]] = []
-    pull_secrets: list[str] = []
+    node_selector: dict[str, str] = Field(default={})
+    tolerations: list[dict[str, Any]] = Field(default=[])
+    pull_secrets: list[str] = Field(default=[])
     accelerator: str = Field(default="nvidia.com/gpu", description="the resource that devices.gpus_per_node counts")
     cpu: str | None = None
     memory: str | None = None
     shared_memory: str | None = Field(default=None, description="/dev/shm of a node, instead of the runtime's")
-    env: dict[str, str] = {}
+    env: dict[str, str] = Field(default={})
     queue: str | None = Field(default=None, description="Kueue's local queue")
     labels: dict[str, str] = Field(default={}, description="of the job and its pods, for tools that count cost")
     patience: PositiveInt = Field(default=1800, description="seconds that pods may be without a place, or a volume, before it is given up")
@@ -104,7 +104,8 @@ def on_nodes(nodes: str | None = None, cluster: Cluster | None = None, interval:
     try:
         where = Nodes.model_validate_json(given) if given else None
     except ValidationError as error:
-        raise Med42Error(NODES_VARIABLE, " ".join(str(error).split())[:500], "what compiling writes", "Compile the pipeline again.") from error
+        raise Med42Error(NODES_VARIABLE, " ".join(str(error).split())[:500], "what compiling writes",
+                         "Compile the pipeline again.") from error
 
     def launch(train: Train, stage: str, settings: Sft | Dpo, recipe: Recipe, inputs: dict[str, Path], draft: Path, job: Job) -> Outcome:
         if where is None or settings.devices.nodes == 1:
@@ -139,13 +140,16 @@ def train_job(name: str, nodes: Nodes, devices: Devices, command: list[str], ann
         "containers": [{"name": "node", "volumeMounts": [
             {"name": f"shared-{number}", "mountPath": mount.path} for number, mount in enumerate(nodes.mounts)]}],
     }
-    template = {"spec": {key: value for key, value in pod.items() if value}} | ({"metadata": {"labels": nodes.labels}} if nodes.labels else {})
+    template: dict[str, Any] = {"spec": {key: value for key, value in pod.items() if value}}
+    if nodes.labels:
+        template["metadata"] = {"labels": nodes.labels}
     patch = {"template": {"spec": {"replicatedJobs": [{"name": "node", "template": {"spec": {"template": template}}}]}}}
+    queue = {"kueue.x-k8s.io/queue-name": nodes.queue} if nodes.queue else {}
     return {
         "apiVersion": f"{GROUP}/{VERSION}", "kind": "TrainJob",
         "metadata": {
             "name": name, "annotations": annotations, "ownerReferences": owners,
-            "labels": {**nodes.labels, "app.kubernetes.io/managed-by": "med42"} | ({"kueue.x-k8s.io/queue-name": nodes.queue} if nodes.queue else {}),
+            "labels": {**nodes.labels, **queue, "app.kubernetes.io/managed-by": "med42"},
         },
         "spec": {
             "runtimeRef": {"apiGroup": GROUP, "kind": "ClusterTrainingRuntime", "name": nodes.runtime},
@@ -165,9 +169,10 @@ class _Training:
 
     def __init__(self, cluster: Cluster, nodes: Nodes, train: Train, stage: str, settings: Sft | Dpo, recipe: Recipe,
                  inputs: dict[str, Path], job: Job, interval: float) -> None:
-        if job.store is None or not any(job.store.is_relative_to(mount.path) for mount in nodes.mounts):
-            raise Med42Error(f"{stage}: store", str(job.store or "none"), f"a folder below {' or '.join(mount.path for mount in nodes.mounts)}, "
-                             "which all nodes share", "Give the run its `store` there.")
+        shared = [mount.path for mount in nodes.mounts]
+        if job.store is None or not any(job.store.is_relative_to(path) for path in shared):
+            raise Med42Error(f"{stage}: store", str(job.store or "none"), f"a folder below {' or '.join(shared)}, which all nodes share",
+                             "Give the run its `store` there.")
         self.cluster, self.nodes, self.train, self.stage, self.settings = cluster, nodes, train, stage, settings
         self.recipe, self.inputs, self.job, self.interval = recipe, inputs, job, interval
         # Devices are in it: a job of other nodes is another job, though it goes on from the same checkpoints.
