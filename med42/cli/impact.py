@@ -250,8 +250,10 @@ def _facts(before: Side | None, after: Side, accelerators: dict[str, Accelerator
             row("all", lambda recipe: _cost(recipe, "", accelerators))]
     titles = ("", "before", "after")
     return "\n\n".join([
-        "### Mix\n\n" + _table(titles, mix), "### Tokens\n\n" + _table(titles, tokens),
-        "### Licences\n\n" + _licences(*sides), "### Cost\n\n" + _table(("training", "before", "after"), cost)])
+        "### Mix\n\n" + _table(titles, mix),
+        "### Tokens\n\n" + _table(titles, tokens),
+        "### Licences\n\n" + _licences(before and before.recipe, after.recipe),
+        "### Cost\n\n" + _table(("training", "before", "after"), cost)])
 
 
 def _differences(before: Any, after: Any, key: str = "") -> Iterator[tuple[str, str, str]]:

@@ -206,7 +206,7 @@ def connect(away: float = 900.0, pause: float = 1.0) -> Cluster:
 
 def _words(error: Any) -> str:
     """The server's own words, or the connection's."""
-    body = getattr(error, "body", None)
+    body: Any = getattr(error, "body", None)
     try:
         told = json.loads(body)["message"]
     except (TypeError, ValueError, KeyError):

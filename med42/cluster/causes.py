@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from med42.errors import Med42Error
-from med42.training.failures import CrashError, LackOfMemoryError, PreemptedError
+from med42.training.failures import CrashError, LackOfMemoryError, PreemptedError, lost_peers
 
 Cause = Literal["preempted", "network", "memory", "evicted", "image", "configuration", "unschedulable", "deadline", "deleted", "stopped",
                 "failed"]
@@ -18,9 +18,6 @@ PASSING: tuple[Cause, ...] = ("preempted", "network")
 IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable"}
 CONFIGURATION = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreCreateHookError", "PreStartHookError"}
 NODE_IS_GOING = {"Shutdown", "NodeShutdown", "Terminated", "NodeLost", "Preempting", "NodeAffinity"}
-NETWORK = ("ncclSystemError", "ncclRemoteError", "ncclInternalError", "NCCL error", "NCCL communicator was aborted", "DistBackendError",
-           "Watchdog caught collective operation timeout", "Connection reset by peer", "Connection closed by peer", "Broken pipe",
-           "Connection refused", "RendezvousTimeoutError", "RendezvousConnectionError")
 REMEDIES: dict[Cause, str] = {
     "image": "See that the image is in the registry under this digest, and that the namespace has the secret to pull it.",
     "configuration": "Mend what the message names: a secret, a volume claim, a quota or a policy of the namespace.",
@@ -172,9 +169,8 @@ def end_of(name: str, condition: dict[str, Any], pods: Sequence[Pod], told: Med4
         return _end("preempted", gone.where, gone.disrupted or ": ".join(gone.reason), "the node until the end")
     if isinstance(told, PreemptedError):
         return End("preempted", told.where, told.found, told.expected, told.remedy)
-    words = told.found if told is not None else ""
-    lost = next((line for line in [words, *reversed(tail)] if any(sign in line for sign in NETWORK)), "")
-    if lost:
+    # Where a process left word, its own; the log holds the others' too, who lost it.
+    if lost := next((line for line in (reversed(tail) if told is None else [told.found]) if lost_peers(line)), ""):
         return _end("network", told.where if told is not None else "node 0", lost[:300], "processes that reach one another")
     if (met := obstacle(pods, len(pods))) and met[1]:
         return met[0]

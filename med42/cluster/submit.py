@@ -380,7 +380,7 @@ def _host(client: Any) -> str:
 
 
 def _words(error: Any) -> str:
-    body = getattr(error, "body", None)
+    body: Any = getattr(error, "body", None)
     try:
         told = json.loads(body)
         told = told.get("message") or told["error"]

@@ -251,7 +251,8 @@ class _Training:
                            {key: self._on_the_store(key, path) for key, path in self.inputs.items()}, self.folder / "model",
                            self._scratch(), ranked=True)
         told = {IDENTITY: self.identity, ATTEMPT: str(len(self.attempts)), "med42.io/run": self.job.run, "med42.io/stage": self.stage}
-        return train_job(self.name, self.nodes, devices, command, told, _owners())
+        labels = {**self.nodes.labels, "med42.io/stage": self.stage.replace("_", "-")}
+        return train_job(self.name, self.nodes.model_copy(update={"labels": labels}), devices, command, told, _owners())
 
     def _on_the_store(self, key: str, path: Path) -> Path:
         """An input where all nodes see it: the store's own, or a copy."""
