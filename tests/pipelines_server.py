@@ -72,7 +72,7 @@ class Server:
             raise RefusedError(409, f"Failed to create a pipeline version: Already exist. The name {name} exists")
         version = {"pipeline_id": pipeline, "pipeline_version_id": str(uuid.uuid4()), "name": name, "display_name": name,
                    "created_at": self.now()}
-        self.versions.insert(0, version)
+        self.versions.append(version)
         return version
 
 
@@ -132,7 +132,10 @@ def upload_version(server: Server, part: Values, query: Values, body: Any) -> Va
 
 
 def versions_of(server: Server, part: Values, query: Values, body: Any) -> Values:
-    return listed(server, [one for one in server.versions if one["pipeline_id"] == part["id"]], "pipeline_versions", query)
+    found = [one for one in server.versions if one["pipeline_id"] == part["id"]]
+    if query.get("sort_by") == "created_at desc":
+        found.sort(key=lambda one: one["created_at"], reverse=True)
+    return listed(server, found, "pipeline_versions", query)
 
 
 def runs_of(server: Server, part: Values, query: Values, body: Any) -> Values:

@@ -174,6 +174,7 @@ def submit(
     host: Annotated[str, typer.Option(envvar="KF_PIPELINES_ENDPOINT", help="Kubeflow Pipelines' address; else the cluster's own.")] = "",
     namespace: Annotated[str, typer.Option(help="On a server for several users.")] = "",
     token_file: Annotated[Path | None, typer.Option(help="A token, instead of the service account's.")] = None,
+    authority: Annotated[Path | None, typer.Option(help="Certificates of your own authority.")] = None,
     pipeline: Annotated[Path | None, typer.Option(help="A compiled pipeline to register where it is not there, and to run.")] = None,
     service_account: Annotated[str, typer.Option(help="Of the run's pods; else Kubeflow's own.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Look, and start nothing.")] = False,
@@ -184,7 +185,7 @@ def submit(
     from med42.cluster.submit import connect
 
     with _told_plainly():
-        server = connect(host, namespace, token_file)
+        server = connect(host, namespace, token_file, authority)
         well = submit_requests(requests, server, pipeline, service_account, dry_run, follow, _console())
     raise typer.Exit(0 if well else 1)
 

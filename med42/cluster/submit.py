@@ -292,17 +292,18 @@ class Pipelines:
         return Med42Error(what, f"refused with {status} ({words})", "a request that the server takes", "Mend what the message names.")
 
 
-def connect(host: str, namespace: str = "", token_file: Path | None = None, **patience: float) -> Pipelines:
+def connect(host: str, namespace: str = "", token_file: Path | None = None, authority: Path | None = None, **patience: float) -> Pipelines:
     """Kubeflow Pipelines at an address.
 
     Args:
         host: the address; empty for KF_PIPELINES_ENDPOINT, or the cluster that this runs in.
         namespace: on a server for several users.
         token_file: a token, read again for every request; absent: the service account's own, where the pod has one for Kubeflow.
+        authority: certificates to trust, of an organisation's own authority; absent: those that everybody trusts.
         patience: of `Pipelines`.
 
     Raises:
-        Med42Error: no client is installed, no token is there, or the server does not answer.
+        Med42Error: no client is installed, no token or certificate is there, or the server does not answer.
     """
     try:
         from kfp.client import Client, set_volume_credentials
@@ -311,14 +312,16 @@ def connect(host: str, namespace: str = "", token_file: Path | None = None, **pa
         raise Med42Error("kfp", f"not installed ({error})", "kfp 2.17.0 with its client",
                          "Install this package with its extra 'pipeline'.") from error
     path = token_file or Path(os.environ.get("KF_PIPELINES_SA_TOKEN_PATH") or "/var/run/secrets/kubeflow/pipelines/token")
-    if token_file and not token_file.is_file():
-        raise Med42Error(token_file, "no such file", "a token", "Check the name.")
+    for file, what in ((token_file, "a token"), (authority, "certificates")):
+        if file and not file.is_file():
+            raise Med42Error(file, "no such file", what, "Check the name.")
     credentials = set_volume_credentials.ServiceAccountTokenVolumeCredentials(str(path)) if path.is_file() else None
     until = time.monotonic() + patience.get("away", Pipelines.away)
     while True:
         try:
             with _quietly():  # it asks the server whether it has several users
-                client = Client(host=host or None, credentials=credentials, **({"namespace": namespace} if namespace else {}))
+                client = Client(host=host or None, credentials=credentials, ssl_ca_cert=str(authority) if authority else None,
+                                **({"namespace": namespace} if namespace else {}))
             break
         except (TimeoutError, HTTPError) as error:
             if time.monotonic() > until:
@@ -348,10 +351,12 @@ def record_run(path: Path, wanted: Wanted, run: Run) -> str:
     told = {"request": wanted.digest, "run_id": run.id, "run": run.name, "pipeline": wanted.pipeline, "version": run.version}
     draft = path.parent / f".{path.name}.partial"
     try:
+        if path.is_file() and json.loads(path.read_text()).get("run_id") == run.id:
+            return str(path)
         draft.write_text(json.dumps(told, indent=1) + "\n")
         draft.rename(path)
-    except OSError as error:
-        return f"not recorded: {path.parent}: {error.strerror}"
+    except (OSError, ValueError) as error:
+        return f"not recorded: {path}: {error}"
     return str(path)
 
 

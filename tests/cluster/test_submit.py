@@ -252,6 +252,12 @@ def test_a_token_that_is_refused_is_told(server, ask, request_of, token_file):
         client.submit(load_request(request_of()))
 
 
+@pytest.mark.parametrize("name", ["token_file", "authority"])
+def test_a_file_that_is_not_there_is_named(server, tmp_path, name):
+    with pytest.raises(Med42Error, match="none: found no such file"):
+        connect(server.endpoint, **{name: tmp_path / "none"})
+
+
 def test_a_token_is_read_again_for_every_request(server, ask, request_of, token_file):
     client = ask()
     client.submit(load_request(request_of()))
@@ -305,6 +311,14 @@ def test_the_run_is_recorded_beside_its_request(server, ask, request_of):
     run = ask().submit(wanted)
     told = json.loads(Path(record_run(wanted.path.with_suffix(".run.json"), wanted, run)).read_text())
     assert (told["run_id"], told["request"]) == (run.id, wanted.digest)
+
+
+def test_a_record_stays_as_it_is_while_the_run_is_the_same(server, ask, request_of):
+    wanted, path = load_request(request_of()), request_of().with_suffix(".run.json")
+    record_run(path, wanted, ask().submit(wanted))
+    before = path.read_bytes()
+    record_run(path, wanted, ask().submit(wanted))
+    assert path.read_bytes() == before and b"med42-tiny-0002" in before
 
 
 def test_where_nothing_can_be_written_that_is_told(server, ask, request_of, tmp_path):
