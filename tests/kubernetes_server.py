@@ -84,6 +84,7 @@ class Cluster:
         refuse: status and message for the next creation.
         unheard: verb and resource pairs that are done once without an answer.
         clock: seconds by which the server's clock is ahead.
+        lingers: looks at a deleted job until its pods are gone, and it with them.
         watch: called at each look at a job whose script is over.
         validate: called with each body that is created; returns what is wrong with it.
     """
@@ -99,6 +100,7 @@ class Cluster:
     refuse: tuple[int, str] | None = None
     clock: float = 0.0
     looks: int = 0
+    lingers: int = 0
     watch: Callable[[dict[str, Any]], None] | None = None
     unheard: set[tuple[str, str]] = field(default_factory=set)
     token: str = "of-the-launcher"
@@ -182,14 +184,24 @@ def answer(cluster: Cluster, method: str, path: str, query: dict[str, str], body
         case "GET", _ if path.startswith(JOBS + "/"):
             if name not in cluster.jobs:
                 raise RefusedError(404, f'trainjobs.trainer.kubeflow.org "{name}" not found')
-            cluster.advance(name)
-            return cluster.jobs.get(name) or answer(cluster, method, path, query, body)
+            if "deletionTimestamp" not in cluster.jobs[name]["metadata"]:
+                cluster.advance(name)
+            elif (lingers := cluster.lingers - 1) >= 0:
+                cluster.lingers = lingers
+            else:
+                cluster.jobs.pop(name)
+            if name not in cluster.jobs:
+                raise RefusedError(404, f'trainjobs.trainer.kubeflow.org "{name}" not found')
+            return cluster.jobs[name]
         case "PATCH", _ if path.startswith(JOBS + "/"):
             cluster.jobs[name]["metadata"] |= body["metadata"]
             return cluster.jobs[name]
         case "DELETE", _ if path.startswith(JOBS + "/"):
             if name not in cluster.jobs:
                 raise RefusedError(404, f'trainjobs.trainer.kubeflow.org "{name}" not found')
+            if cluster.lingers:
+                cluster.jobs[name]["metadata"]["deletionTimestamp"] = cluster.stamp()
+                return cluster.jobs[name]
             return cluster.jobs.pop(name)
         case "GET", _ if path == PODS:
             job = query["labelSelector"].partition("=")[2]

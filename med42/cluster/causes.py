@@ -12,8 +12,10 @@ from med42.training.failures import CrashError, LackOfMemoryError, PreemptedErro
 Cause = Literal["preempted", "network", "memory", "evicted", "image", "configuration", "unschedulable", "deadline", "deleted", "stopped",
                 "failed"]
 
-# The same training may end well on other nodes, or at another time; with anything else it would end the same.
+# The same training may end well on other nodes, and is tried there at once.
 PASSING: tuple[Cause, ...] = ("preempted", "network")
+# It would end the same. What is in neither (no place, no image, a claim that is not there) may be mended meanwhile.
+FINAL: tuple[Cause, ...] = ("memory", "evicted", "deadline", "stopped", "failed")
 
 IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable"}
 CONFIGURATION = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreCreateHookError", "PreStartHookError"}

@@ -26,7 +26,7 @@ from typing import Any
 from pydantic import Field, PositiveInt, ValidationError
 
 from med42.cluster.api import GROUP, VERSION, Cluster, connect
-from med42.cluster.causes import PASSING, Cause, End
+from med42.cluster.causes import FINAL, PASSING, Cause, End, read_pod
 from med42.cluster.follow import Follower
 from med42.errors import Med42Error
 from med42.lineage.artifact import Outcome, copy_artifact
@@ -196,7 +196,7 @@ class _Training:
                     break
                 self._note(end)
                 if follower.holds_nodes:  # pods that wait for one another hold machines
-                    self._free()
+                    self.cluster.delete_train_job(self.name)
                 if end.cause not in PASSING or self._lost() > self.settings.devices.restarts:
                     raise end.error(self._budget(end) + follower.tail())
                 self.job.tell(self.stage, "lost", cause=end.cause, found=end.found, tried_again=f"{self._lost()} of "
@@ -210,7 +210,8 @@ class _Training:
         _sweep(self.folder)
         told = self.folder / "attempts.json"
         self.attempts = [Attempt(**attempt) for attempt in json.loads(told.read_text())] if told.is_file() else []
-        if (last := self._ended_here()) and (last.cause not in PASSING or self._lost() > self.settings.devices.restarts):
+        last = self._ended_here()
+        if last and (last.cause in FINAL or (last.cause in PASSING and self._lost() > self.settings.devices.restarts)):
             raise Med42Error(self.stage, f"the same training in this run before, which ended so: {last.cause}: {last.found}",
                              "something that may end otherwise", "Not tried again: mend the cause and start a new run.")
 
@@ -281,16 +282,22 @@ class _Training:
             except OSError:
                 shutil.move(model / name, draft / name)
         lost = [asdict(attempt) for attempt in self.attempts if attempt.cause]
-        self._free()
+        self.cluster.delete_train_job(self.name)
         if not any(path.is_file() for path in model.rglob("*")):
             shutil.rmtree(self.folder)
         return Outcome(outcome.measured, {**outcome.observed, "train_job": {
             "name": self.name, "attempts": len(self.attempts), "restarts_allowed": self.settings.devices.restarts, "lost": lost}})
 
     def _free(self) -> None:
-        """Delete the job, and wait until its pods are gone with it."""
+        """Delete the job, and wait until its pods are gone with it: its name is needed again."""
         self.cluster.delete_train_job(self.name)
+        until = time.monotonic() + self.nodes.patience
         while self.cluster.train_job(self.name) is not None:
+            if time.monotonic() > until:
+                left = ", ".join(read_pod(pod).where for pod in self.cluster.pods(self.name))
+                raise Med42Error(
+                    f"TrainJob {self.name}", f"still there {self.nodes.patience} s after it was deleted, with {left or 'no pods'}",
+                    "its pods to end", "A pod on a machine that is lost ends when its node is deleted: kubectl delete node NODE.")
             time.sleep(self.interval)
 
     def _scratch(self) -> Path:

@@ -13,11 +13,12 @@ import yaml
 from cluster.conftest import finish, places
 from kubernetes_server import ended, pod, scene, waiting
 
-from med42.cluster.api import AwayError
+from med42.cluster.api import AwayError, connect
 from med42.cluster.train_job import IDENTITY, job_name, on_nodes
 from med42.errors import Med42Error
 from med42.lineage.artifact import Outcome
 from med42.training.failures import LackOfMemoryError, PreemptedError, write_failure
+from med42.training.train_dpo import train as train_dpo
 
 BOTH = [pod(0), pod(1)]
 WELL = [scene(), scene(pods=BOTH, log="[train_sft] progress done=1 total=7"), scene(log="[train_sft] progress done=7 total=7"),
@@ -78,6 +79,17 @@ def test_environment_goes_into_the_trainer_and_the_place_into_a_patch(body):
 
 def test_the_launchers_pod_owns_the_job(body):
     assert body()["metadata"]["ownerReferences"] == [{"apiVersion": "v1", "kind": "Pod", "name": "launcher-1", "uid": "uid-launcher-1"}]
+
+
+def test_a_round_of_dpo_has_a_job_of_its_own(cluster, training):
+    one = training("dpo.devices.nodes=2", "dpo.devices.gpus_per_node=4", "dpo.pairs_per_device=1")
+    cluster.scripts = [[scene(done=True, then=finish)]]
+    one.draft.mkdir()
+    launch = on_nodes(one.nodes.model_dump_json(), connect(5.0, pause=0.001), interval=0.001)
+    launch(train_dpo, "train_dpo-2", one.recipe.dpo, one.recipe, one.inputs, one.draft, one.job)
+    [job] = cluster.created
+    assert job["metadata"]["name"].startswith("med42-dpo-2-") and job["metadata"]["labels"]["med42.io/stage"] == "train-dpo-2"
+    assert "med42.training.train_dpo" in job["spec"]["trainer"]["args"]
 
 
 def test_the_longest_name_leaves_room_for_a_host():
@@ -272,6 +284,8 @@ def test_what_cannot_start_is_given_up_and_frees_its_machines(cluster, training,
     assert words in str(told.value)
     assert not cluster.jobs
     assert json.loads((one.store / "train_jobs" / f"{name}x" / "attempts.json").read_text())[0]["cause"] == cause
+    cluster.scripts = [WELL]  # mended, and tried again by the engine
+    assert one.launch().measured == {"steps": 7}
 
 
 def test_nodes_that_come_one_by_one_are_waited_for(cluster, training, monkeypatch):
@@ -296,6 +310,20 @@ def test_a_lost_spot_node_is_made_good_within_the_budget(cluster, training):
     assert [entry["tried_again"] for entry in one.told("lost")] == ["1 of 2 times", "2 of 2 times"]
     assert len({body["metadata"]["name"] for body in cluster.created}) == 1 and len(cluster.created) == 3
     assert [body["metadata"]["annotations"]["med42.io/attempt"] for body in cluster.created] == ["1", "2", "3"]
+
+
+def test_a_new_job_waits_until_the_old_pods_are_gone(cluster, training):
+    lost = scene(pods=[pod(0), pod(1, "Failed", **TAKEN)], failed="BackoffLimitExceeded")
+    cluster.scripts, cluster.lingers = [[lost], WELL], 5
+    assert training("sft.devices.restarts=1").launch().observed["train_job"]["attempts"] == 2
+
+
+def test_pods_that_do_not_go_are_named(cluster, training):
+    lost = scene(pods=[pod(0), pod(1, "Failed", **TAKEN)], failed="BackoffLimitExceeded")
+    cluster.scripts, cluster.lingers = [[lost], WELL], 10**6
+    with pytest.raises(Med42Error, match=r"still there 1 s after it was deleted, with node 0 \(.* on machine-0\), node 1 .*kubectl delete"):
+        training("sft.devices.restarts=1", patience=1).launch()
+    assert len(cluster.created) == 1
 
 
 def test_a_budget_that_is_spent_ends_the_training(cluster, training):
