@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cluster.conftest import finish, places
 from kubernetes_server import ended, pod, scene, waiting
+from node_training import finish, places
 
 from med42.cluster.api import AwayError, connect
-from med42.cluster.train_job import IDENTITY, job_name, on_nodes
+from med42.cluster.train_job import IDENTITY, NODES_VARIABLE, job_name, on_nodes
 from med42.errors import Med42Error
 from med42.lineage.artifact import Outcome
+from med42.lineage.journal import write_job
 from med42.training.failures import LackOfMemoryError, PreemptedError, write_failure
 from med42.training.train_dpo import train as train_dpo
 
@@ -376,32 +377,34 @@ def test_complete_without_an_outcome_is_no_success(cluster, training):
         training().launch()
 
 
-def test_a_cancelled_run_frees_its_job(cluster, training):
+COMPONENT = """
+import sys
+from pathlib import Path
+from med42.cluster.train_job import on_nodes
+from med42.lineage.journal import read_job
+from med42.training.train_sft import train_sft
+recipe, job = read_job(sys.argv[1])
+train_sft(recipe, *map(Path, sys.argv[2:]), job, on_nodes(interval=0.01))
+"""
+
+
+def test_a_cancelled_run_frees_its_job(cluster, training, tmp_path):
     """The engine ends a component by SIGTERM."""
     cluster.scripts = [[scene(pods=BOTH)]]
     one = training()
-    script = ("import sys; from tests_launch import go; go(*sys.argv[1:])")
-    (one.store.parent / "tests_launch.py").write_text(
-        "import json\nfrom pathlib import Path\nfrom med42.cluster.api import connect\nfrom med42.cluster.train_job import on_nodes\n"
-        "from med42.lineage.journal import Job\nfrom med42.recipe import parse_recipe\nfrom med42.training.train_sft import train\n"
-        "def go(nodes, recipe, inputs, draft, store):\n"
-        "    recipe = parse_recipe(Path(recipe).read_text())\n"
-        "    inputs = {key: Path(path) for key, path in json.loads(inputs).items()}\n"
-        "    on_nodes(nodes, connect(), 0.01)(train, 'train_sft', recipe.sft, recipe, inputs, Path(draft), Job('run-1', Path(store)))\n")
-    (one.store.parent / "recipe.json").write_text(one.recipe.model_dump_json())
-    environment = {**os.environ, **cluster.environment, "PYTHONPATH": f"{one.store.parent}:{os.environ.get('PYTHONPATH', '')}:{Path.cwd()}"}
-    launcher = subprocess.Popen(
-        [sys.executable, "-c", script, one.nodes.model_dump_json(), str(one.store.parent / "recipe.json"),
-         json.dumps({key: str(path) for key, path in one.inputs.items()}), str(one.draft), str(one.store)],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    write_job(tmp_path / "job.json", one.recipe, one.job)
+    component = subprocess.Popen(
+        [sys.executable, "-c", COMPONENT, tmp_path / "job.json", one.inputs["base"], one.inputs["packed"], tmp_path / "out"],
+        env={**os.environ, NODES_VARIABLE: one.nodes.model_dump_json()}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     until = time.monotonic() + 60
     while "get pods/log" not in cluster.requests:
-        assert launcher.poll() is None and time.monotonic() < until, launcher.communicate()[0]
+        assert component.poll() is None and time.monotonic() < until, component.communicate()[0]
         time.sleep(0.01)
-    launcher.send_signal(signal.SIGTERM)
-    told = launcher.communicate(timeout=60)[0]
-    assert launcher.returncode != 0 and "SIGTERM to the launcher" in told
+    component.send_signal(signal.SIGTERM)
+    told = component.communicate(timeout=60)[0]
+    assert component.returncode != 0 and "SIGTERM to the launcher" in told
     assert not cluster.jobs and cluster.requests[-1] == "delete trainjobs"
+    assert not (tmp_path / "out").exists()
 
 
 # --- the API server ---------------------------------------------------------------------------------
