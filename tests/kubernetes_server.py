@@ -34,9 +34,10 @@ MOST_LOOKS = 3000  # at a job whose script is over: a test that waits for more w
 Scene = dict[str, Any]
 
 
-def pod(index: int, phase: str = "Running", uid: str = "", **status: Any) -> dict[str, Any]:
-    """A pod of a training; `status` as Kubernetes has it."""
-    return {"index": index, "uid": uid or f"uid-{index}", "status": {"phase": phase, **status}}
+def pod(index: int, phase: str = "Running", uid: str = "", going: bool = False, **status: Any) -> dict[str, Any]:
+    """A pod of a training, which may be on its way out; `status` as Kubernetes has it."""
+    metadata = {"deletionTimestamp": "2031-01-01T00:00:00Z"} if going else {}
+    return {"index": index, "uid": uid or f"uid-{index}", "metadata": metadata, "status": {"phase": phase, **status}}
 
 
 def waiting(reason: str, message: str = "") -> dict[str, Any]:
@@ -207,7 +208,7 @@ def answer(cluster: Cluster, method: str, path: str, query: dict[str, str], body
             job = query["labelSelector"].partition("=")[2]
             return {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": [
                 {"metadata": {"name": f"{job}-node-0-{pod['index']}-{pod['uid']}", "uid": pod["uid"],
-                              "labels": {"batch.kubernetes.io/job-completion-index": str(pod["index"])}},
+                              "labels": {"batch.kubernetes.io/job-completion-index": str(pod["index"])}, **pod["metadata"]},
                  "spec": {"nodeName": f"machine-{pod['index']}", "containers": []}, "status": pod["status"]}
                 for pod in cluster.pods.get(job, [])]}
         case "GET", _ if path.startswith(PODS) and path.endswith("/log"):

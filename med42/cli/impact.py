@@ -226,7 +226,7 @@ def _change(before: Side, after: Side, accelerators: dict[str, Accelerator]) -> 
 
 def _facts(before: Side | None, after: Side, accelerators: dict[str, Accelerator]) -> str:
     """Mix, tokens, licences and cost, before and after."""
-    sides = [None if before is None else before.recipe, after.recipe]
+    sides = (None if before is None else before.recipe, after.recipe)
 
     def row(name: str, fact: Callable[[Recipe], str]) -> tuple[str, str, str]:
         told = [None if side is None else fact(side) for side in sides]
@@ -252,7 +252,7 @@ def _facts(before: Side | None, after: Side, accelerators: dict[str, Accelerator
     return "\n\n".join([
         "### Mix\n\n" + _table(titles, mix),
         "### Tokens\n\n" + _table(titles, tokens),
-        "### Licences\n\n" + _licences(before and before.recipe, after.recipe),
+        "### Licences\n\n" + _licences(*sides),
         "### Cost\n\n" + _table(("training", "before", "after"), cost)])
 
 

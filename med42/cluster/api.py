@@ -49,10 +49,10 @@ class Cluster:
         return self._or_none("get", PLURAL, lambda: self._objects().get_namespaced_custom_object(
             GROUP, VERSION, self.namespace, PLURAL, name, _request_timeout=TIMEOUT))
 
-    def create_train_job(self, body: dict[str, Any]) -> bool:
-        """Create a TrainJob; False where one of its name is there. Fields that the cluster's version does not know are refused."""
-        return self._ask("create", PLURAL, lambda: self._objects().create_namespaced_custom_object(
-            GROUP, VERSION, self.namespace, PLURAL, body, field_validation="Strict", _request_timeout=TIMEOUT), there=False) is not False
+    def create_train_job(self, body: dict[str, Any]) -> None:
+        """Create a TrainJob, unless one of its name is there. Fields that the cluster's version does not know are refused."""
+        self._ask("create", PLURAL, lambda: self._objects().create_namespaced_custom_object(
+            GROUP, VERSION, self.namespace, PLURAL, body, field_validation="Strict", _request_timeout=TIMEOUT), there=None)
 
     def own_train_job(self, name: str, owners: list[dict[str, Any]]) -> None:
         """Make pods the owners of a TrainJob, in the place of all before: when they go, it goes."""

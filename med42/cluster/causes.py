@@ -50,6 +50,7 @@ class Pod:
         disrupted: who took it away, and why.
         unscheduled: what the scheduler says.
         reason: the kubelet's, of the whole pod, with its message.
+        going: whether it is being deleted.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Pod:
     disrupted: str = ""
     unscheduled: str = ""
     reason: tuple[str, str] = ("", "")
+    going: bool = False
 
     @property
     def where(self) -> str:
@@ -99,7 +101,7 @@ def read_pod(value: dict[str, Any]) -> Pod:
         waiting and (waiting.get("reason", ""), waiting.get("message", "")), ended and (ended.get("reason", ""), ended["exitCode"]),
         f"{disrupted.get('reason')}: {disrupted.get('message')}" if disrupted.get("status") == "True" else "",
         scheduled.get("message") or scheduled.get("reason") or "" if scheduled.get("status") == "False" else "",
-        (status.get("reason") or "", status.get("message") or ""),
+        (status.get("reason") or "", status.get("message") or ""), "deletionTimestamp" in metadata,
     )
 
 

@@ -91,9 +91,8 @@ class Follower:
 
     def _wait_in_line(self, found: dict[str, Any]) -> None:
         """Wait for as long as it takes; who is queued again after it ran was asked to make room, and goes on later."""
-        if self._state == "running":
-            for path in self.scratch.glob("failure-*.json"):
-                path.unlink()
+        for path in self.scratch.glob("failure-*.json"):
+            path.unlink()
         self._pods.clear()
         self._stuck = ((), 0.0)
         queue = found["metadata"].get("labels", {}).get("kueue.x-k8s.io/queue-name")
@@ -104,7 +103,7 @@ class Follower:
     def _start(self) -> End | None:
         """See that all nodes start; why they do not, where that has lasted too long."""
         pods = list(self._pods.values())
-        running = sum(1 for pod in pods if pod.phase != "Pending")
+        running = sum(1 for pod in pods if pod.phase != "Pending" and not pod.going)
         if running >= self.nodes:
             self._tell("running", f"{self.nodes} nodes")
             return None

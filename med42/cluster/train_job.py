@@ -44,6 +44,7 @@ ATTEMPT = "med42.io/attempt"
 MANAGER = "med42.io/launcher"
 NODES_VARIABLE = "MED42_NODES"  # in which a component finds its `Nodes`: where it runs, which changes no result
 PORT = 29500  # which Trainer opens on node 0
+SEEN_AFTER = 120.0  # seconds in which one node's files are seen by another one: NFS keeps what it knew of a folder for up to a minute
 
 
 class Mount(Frozen):
@@ -231,9 +232,10 @@ class _Training:
             self._free()
         self._record([*self.attempts, Attempt(self.job.run)])
         self._lay_out()
-        if self.cluster.create_train_job(self._body()):
-            self.job.tell(self.stage, "submitted", train_job=self.name, nodes=self.settings.devices.nodes,
-                          gpus=self.settings.devices.nodes * self.settings.devices.gpus_per_node, attempt=len(self.attempts))
+        self.cluster.create_train_job(self._body())
+        devices = self.settings.devices
+        self.job.tell(self.stage, "submitted", train_job=self.name, nodes=devices.nodes, gpus=devices.nodes * devices.gpus_per_node,
+                      attempt=len(self.attempts))
 
     def _is_made(self) -> bool:
         """Whether an earlier launcher saw the training end well, and ended itself before the model was in its artifact."""
@@ -270,9 +272,14 @@ class _Training:
 
     def _finish(self, draft: Path) -> Outcome:
         """Take the model and what was learned, and free the job."""
-        told = self._scratch() / OUTCOME
-        if not told.is_file():
-            raise Med42Error(f"TrainJob {self.name}", "Complete, and no outcome", str(told), "See that all nodes share the store's volume.")
+        told, until = self._scratch() / OUTCOME, time.monotonic() + SEEN_AFTER
+        while not told.is_file():
+            if time.monotonic() > until:
+                end = End("failed", f"TrainJob {self.name}", "Complete, and no outcome", str(told),
+                          "See that all nodes share the store's volume.")
+                self._note(end)
+                raise end.error()
+            time.sleep(self.interval)
         outcome = Outcome(**json.loads(told.read_text()))
         model = self.folder / "model"
         for name in folder_files(model):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -154,12 +155,14 @@ def test_who_suspends_a_job_is_told_how_to_let_it_run(cluster, training):
 
 def test_a_job_that_kueue_preempts_goes_on_when_it_is_its_turn_again(cluster, training):
     stopped = PreemptedError("train_sft", "SIGTERM at step 3 of 7", "time to finish", "Run it again.")
-    cluster.scripts = [[scene(suspend=False, pods=BOTH), scene(), scene(suspend=True, pods=[], then=leaves(0, stopped)),
-                        scene(suspend=False, pods=[pod(0, uid="b0"), pod(1, uid="b1")]), scene(done=True, then=finish)]]
+    old, new = [pod(0, going=True), pod(1, going=True)], [pod(0, uid="b0"), pod(1, uid="b1")]
+    cluster.scripts = [[scene(suspend=False, pods=BOTH), scene(), scene(suspend=True, pods=old), scene(then=leaves(0, stopped)),
+                        scene(suspend=False), scene(pods=new), scene(done=True, then=finish)]]
     one = training(queue="clinic-gpus")
     outcome = one.launch()
     assert outcome.observed["train_job"]["attempts"] == 1
-    assert one.states() == ["running", "queued in clinic-gpus", "running", "complete"]
+    assert one.states() == ["running", "queued in clinic-gpus", "starting", "running", "complete"]
+    assert not list((one.store / "train_jobs").glob("*/scratch-1/failure-*"))  # an end that was none is not told later
 
 
 def test_a_restarted_launcher_adopts_the_running_job(cluster, training, monkeypatch):
@@ -371,10 +374,16 @@ def test_a_job_that_someone_deletes_is_no_success(cluster, training):
         training().launch()
 
 
-def test_complete_without_an_outcome_is_no_success(cluster, training):
+def test_complete_without_an_outcome_is_no_success(cluster, training, monkeypatch):
+    monkeypatch.setattr("med42.cluster.train_job.SEEN_AFTER", 0.05)
     cluster.scripts = [[scene(pods=BOTH, done=True)]]
     with pytest.raises(Med42Error, match="Complete, and no outcome"):
         training().launch()
+
+
+def test_an_outcome_that_the_volume_shows_late_is_waited_for(cluster, training):
+    cluster.scripts = [[scene(pods=BOTH, done=True, then=lambda job: threading.Timer(0.2, finish, [job]).start())]]
+    assert training().launch().measured == {"steps": 7}
 
 
 COMPONENT = """
