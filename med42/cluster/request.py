@@ -80,6 +80,9 @@ def load_request(path: Path) -> Wanted:
         told = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'the request'}: {one['msg'].removeprefix('Value error, ')}"
                          for one in error.errors())
         raise Med42Error(path, told, f"a mapping of {', '.join(Request.model_fields)}", "Mend the key that is named.") from error
+    if built := [override for override in request.overrides if ".devices" in override.partition("=")[0]]:
+        raise Med42Error(f"{path}: overrides", f"'{built[0]}'", "no devices: what a task asks for is built into the pipeline",
+                         "Put them into a recipe file of your own, and compile that.")
     load_profile(_beside(path, request.profile))
     return Wanted(path, request, load_recipe(_beside(path, request.recipe), request.overrides))
 

@@ -333,6 +333,7 @@ def test_where_nothing_can_be_written_that_is_told(server, ask, request_of, tmp_
     ({"recipe": "tinny"}, "Did you mean 'tiny'"),
     ({"profile": "moon"}, "profile 'moon'"),
     ({"overrides": ["sft.stepps=1"]}, "unknown key 'stepps'"),
+    ({"overrides": ["sft.steps=1", "sft.devices.nodes=2"]}, "'sft.devices.nodes=2'; expected no devices"),
 ])
 def test_a_bad_request_names_its_key(request_of, keys, words):
     with pytest.raises(Med42Error) as told:
