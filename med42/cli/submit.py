@@ -7,27 +7,40 @@ from pathlib import Path
 
 from rich.console import Console
 
-from med42.cluster.request import Wanted, load_requests
+from med42.cluster.request import Wanted, check_names, load_request
 from med42.cluster.submit import Pipelines, record_run
 from med42.errors import Med42Error
 
 
 def submit_requests(requests: Sequence[Path], pipelines: Pipelines, package: Path | None, service_account: str, dry: bool, follow: bool,
                     console: Console) -> bool:
-    """Submit requests, one after another; one that cannot be submitted does not keep the others from it.
+    """Submit requests, one after another; one that is wrong does not keep the others from it.
 
     Returns:
         Whether each has its run and, where they were followed, all ended well.
+
+    Raises:
+        Med42Error: two requests name different recipes of one name; none is submitted.
     """
-    well = True
-    for wanted in load_requests(requests):
+    wanted, well = list[Wanted](), True
+    for path in requests:
         try:
-            well &= _submit(wanted, pipelines, package, service_account, dry, follow, console)
+            wanted.append(load_request(path))
         except Med42Error as error:
-            well = False
-            console.print(f"[bold red]error[/] {wanted.path}: ", end="")
-            console.print(str(error), markup=False, soft_wrap=True)
+            well = _tell(error, console)
+    check_names(wanted)
+    for one in wanted:
+        try:
+            well &= _submit(one, pipelines, package, service_account, dry, follow, console)
+        except Med42Error as error:
+            well = _tell(error, console)
     return well
+
+
+def _tell(error: Med42Error, console: Console) -> bool:
+    console.print("[bold red]error[/] ", end="")
+    console.print(str(error), markup=False, soft_wrap=True)
+    return False
 
 
 def _submit(wanted: Wanted, pipelines: Pipelines, package: Path | None, service_account: str, dry: bool, follow: bool,

@@ -87,13 +87,12 @@ def load_request(path: Path) -> Wanted:
     return Wanted(path, request, load_recipe(_beside(path, request.recipe), request.overrides))
 
 
-def load_requests(paths: Iterable[Path]) -> list[Wanted]:
-    """Read several requests.
+def check_names(wanted: Iterable[Wanted]) -> None:
+    """See that requests name no two recipes of one name: their runs would be versions of one pipeline.
 
     Raises:
-        Med42Error: as `load_request`, or two recipes of one name: their runs would be versions of one pipeline.
+        Med42Error: naming both.
     """
-    wanted = [load_request(path) for path in paths]
     files: dict[str, tuple[str, Path]] = {}
     for one in wanted:
         named = _beside(one.path, one.request.recipe)
@@ -102,7 +101,6 @@ def load_requests(paths: Iterable[Path]) -> list[Wanted]:
         if before != file:
             raise Med42Error(one.path, f"a recipe named '{one.recipe.name}' from {file}, where {path} has one of that name from {before}",
                              "one recipe of a name", "Give one of them another name: a pipeline is called by it.")
-    return wanted
 
 
 def _beside(path: Path, name: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from pipelines_server import pipelines_server
 
-from med42.cluster.request import load_request, load_requests
+from med42.cluster.request import check_names, load_request
 from med42.cluster.submit import connect, record_run
 from med42.errors import Med42Error
 from med42.recipe import parse_recipe, recipe_digest
@@ -361,11 +361,11 @@ def test_two_recipes_of_one_name_are_refused(request_of, tmp_path):
     for name in ("a-recipe", "b-recipe"):
         (first.parent / f"{name}.yaml").write_text("extends: tiny\nname: clinic\n")
     with pytest.raises(Med42Error, match=r"b\.yaml: found a recipe named 'clinic' from .*b-recipe\.yaml, where .*a\.yaml has one of that"):
-        load_requests([first, second])
+        check_names([load_request(first), load_request(second)])
 
 
 def test_the_command_submits_records_and_goes_on_after_a_bad_one(server, request_of, token_file, tmp_path):
-    good, bad = request_of("good"), request_of("bad", version="none")
+    good, bad, worse = request_of("good"), request_of("bad", version="none"), request_of("worse", recipee="tiny")
     environment = {**os.environ, "HOME": str(tmp_path), "KF_PIPELINES_ENDPOINT": server.endpoint, "NO_PROXY": "127.0.0.1"}
 
     def command(*words):
@@ -373,8 +373,9 @@ def test_the_command_submits_records_and_goes_on_after_a_bad_one(server, request
         return subprocess.run([sys.executable, "-c", program, "submit", "--token-file", str(token_file), *words], capture_output=True,
                               text=True, env=environment, timeout=60)
 
-    first = command(str(bad), str(good))
+    first = command(str(bad), str(worse), str(good))
     assert first.returncode == 1 and "'none', which pipeline med42-tiny does not have" in first.stdout
+    assert "unknown key 'recipee'" in first.stdout
     assert "submitted  run " in first.stdout and "Traceback" not in first.stderr
     assert json.loads(good.with_suffix(".run.json").read_text())["run_id"] == server.runs[0]["run_id"]
     again = command(str(good), "--dry-run")
