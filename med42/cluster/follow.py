@@ -5,6 +5,7 @@ Only this process's own monotonic clock is asked for durations: the cluster's cl
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from pathlib import Path
@@ -14,6 +15,7 @@ from med42.cluster.api import Cluster
 from med42.cluster.causes import REMEDIES, End, Pod, end_of, obstacle, read_pod, remembered
 from med42.lineage.journal import Job
 from med42.training.failures import first_failure
+from med42.training.launch import FOLLOWED
 
 TOLD_EVERY = 60.0  # seconds, while nothing changes
 SURE = 180.0  # seconds for which an image may not be pulled, or a container not be made, before it is believed
@@ -51,6 +53,8 @@ class Follower:
             if found is None or found["metadata"].get("deletionTimestamp"):
                 return End("deleted", f"TrainJob {self.name}", "deleted by someone else", "a job that is left alone", REMEDIES["deleted"])
             self._look()
+            with contextlib.suppress(OSError):
+                (self.scratch / FOLLOWED).touch()
             conditions = {condition["type"]: condition for condition in found.get("status", {}).get("conditions", [])
                           if condition["status"] == "True"}
             if "Complete" in conditions:

@@ -37,12 +37,13 @@ from med42.lineage.record import RECORD, read_record
 from med42.recipe import Recipe
 from med42.recipe.schema import Devices, Dpo, Frozen, Sft
 from med42.training.failures import PreemptedError
-from med42.training.launch import OUTCOME, Launch, Train, start, torchrun
+from med42.training.launch import FOLLOWED, OUTCOME, Launch, Train, start, torchrun
 
 IDENTITY = "med42.io/identity"  # the annotation with the digest that the name has the beginning of
 ATTEMPT = "med42.io/attempt"
 MANAGER = "med42.io/launcher"
 NODES_VARIABLE = "MED42_NODES"  # in which a component finds its `Nodes`: where it runs, which changes no result
+POD_NAME, POD_UID = "KFP_POD_NAME", "KFP_POD_UID"  # in which Kubeflow tells a pod who it is
 PORT = 29500  # which Trainer opens on node 0
 SEEN_AFTER = 120.0  # seconds in which one node's files are seen by another one: NFS keeps what it knew of a folder for up to a minute
 
@@ -235,7 +236,7 @@ class _Training:
         self.cluster.create_train_job(self._body())
         devices = self.settings.devices
         self.job.tell(self.stage, "submitted", train_job=self.name, nodes=devices.nodes, gpus=devices.nodes * devices.gpus_per_node,
-                      attempt=len(self.attempts))
+                      attempt=len(self.attempts), owner=os.environ.get(POD_NAME, "nobody"))
 
     def _is_made(self) -> bool:
         """Whether an earlier launcher saw the training end well, and ended itself before the model was in its artifact."""
@@ -245,6 +246,7 @@ class _Training:
         shutil.rmtree(self.folder / "model", ignore_errors=True)
         for folder in (self.folder / "model", self._scratch()):
             folder.mkdir(parents=True, exist_ok=True)
+        (self._scratch() / FOLLOWED).touch()
         write_job(self.folder / "job.json", self.recipe, self.job)
 
     def _body(self) -> dict[str, Any]:
@@ -355,7 +357,7 @@ class _Training:
 
 def _owners() -> list[dict[str, Any]]:
     """The pod that this process runs in, as Kubeflow tells it; nobody outside of a pod."""
-    name, uid = os.environ.get("KFP_POD_NAME", ""), os.environ.get("KFP_POD_UID", "")
+    name, uid = os.environ.get(POD_NAME, ""), os.environ.get(POD_UID, "")
     return [{"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}] if name and uid else []
 
 

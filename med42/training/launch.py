@@ -13,6 +13,7 @@ which whoever calls a training stage hands in.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +41,8 @@ Train = Callable[[Recipe, dict[str, Path], Path, Path, Job], Outcome]
 Launch = Callable[[Train, str, Sft | Dpo, Recipe, dict[str, Path], Path, Job], Outcome]
 
 OUTCOME = "outcome.json"
+FOLLOWED = "followed"  # a file of the scratch folder that whoever waits for a training touches, where they are not its parent process
+ABANDONED_AFTER = 3600.0  # seconds
 
 
 def start(train: Train, stage: str, settings: Sft | Dpo, recipe: Recipe, inputs: dict[str, Path], draft: Path, job: Job) -> Outcome:
@@ -119,6 +123,8 @@ def main(train: Train, stage: Callable[[dict[str, Path]], str]) -> None:
     parser.add_argument("--input", action="append", default=[], metavar="NAME=DIR", help="an input artifact")
     given = parser.parse_args()
     recipe, job = read_job(given.job)
+    if (given.scratch / FOLLOWED).is_file() and os.environ.get("RANK") == "0":
+        threading.Thread(target=end_when_abandoned, args=(given.scratch / FOLLOWED,), daemon=True).start()
     inputs = {name: Path(path) for name, _, path in (pair.partition("=") for pair in given.input)}
     try:
         outcome = explained(stage(inputs), recipe, lambda: train(recipe, inputs, given.out, given.scratch, job))
@@ -127,3 +133,21 @@ def main(train: Train, stage: Callable[[dict[str, Path]], str]) -> None:
         raise
     if is_first_process():
         (given.scratch / OUTCOME).write_text(json.dumps(dataclasses.asdict(outcome)))
+
+
+def end_when_abandoned(mark: Path, after: float = ABANDONED_AFTER, every: float = 30.0) -> None:
+    """Tell this process to end, as if its machine were taken away, once nobody has touched a file for long: a checkpoint is saved.
+
+    Args:
+        mark: the file. Only whether its time changes counts, not what it says: it may be another machine's clock.
+        after: seconds.
+        every: seconds between two looks.
+    """
+    seen, since = 0, time.monotonic()
+    while time.monotonic() - since < after:
+        time.sleep(every)
+        with contextlib.suppress(OSError):
+            if (now := mark.stat().st_mtime_ns) != seen:
+                seen, since = now, time.monotonic()
+    print(f"{mark}: not touched for {after:.0f} s, so nobody waits for this training any more; it ends", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -416,6 +416,38 @@ def test_a_cancelled_run_frees_its_job(cluster, training, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+ABANDONED = """
+import pathlib, signal, sys, threading, time
+from med42.training.launch import end_when_abandoned
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))
+threading.Thread(target=end_when_abandoned, args=(pathlib.Path(sys.argv[1]), 0.5, 0.02), daemon=True).start()
+time.sleep(30)
+"""
+
+
+def test_a_training_that_nobody_follows_ends(tmp_path):
+    """The component was killed, and no other came."""
+    (tmp_path / "followed").touch()
+    training = subprocess.Popen([sys.executable, "-c", ABANDONED, tmp_path / "followed"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                text=True)
+    until = time.monotonic() + 2
+    while time.monotonic() < until:  # somebody follows it
+        (tmp_path / "followed").touch()
+        assert training.poll() is None
+        time.sleep(0.05)
+    told = training.communicate(timeout=20)[0]
+    assert "nobody waits for this training any more" in told and told.endswith("told to end\n")
+
+
+def test_a_follower_leaves_its_mark(cluster, training):
+    marks = []
+    cluster.scripts = [[scene(pods=BOTH, then=lambda job: marks.append((places(job).scratch / "followed").stat().st_mtime_ns)),
+                        scene(then=lambda job: time.sleep(0.02)),
+                        scene(then=lambda job: marks.append((places(job).scratch / "followed").stat().st_mtime_ns)), *WELL[-1:]]]
+    training().launch()
+    assert marks[0] < marks[1]
+
+
 # --- the API server ---------------------------------------------------------------------------------
 
 
