@@ -3,8 +3,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 WORK ?= work
+BASE ?= main
 
-.PHONY: run test lint compile readmes clean help images images-offline push sbom scan requirements test-images test-nodes test-distributed
+.PHONY: run test lint compile impact readmes clean help images images-offline push sbom scan requirements test-images test-nodes test-distributed
 
 help:
 	@echo "make run       run the shipped 'tiny' recipe whole, on this machine"
@@ -18,6 +19,7 @@ help:
 	@echo "make test-images test-nodes   the tests that need a Docker engine and the images"
 	@echo "make requirements   write the images' requirements with hashes again"
 	@echo "make compile   compile the golden pipelines again"
+	@echo "make impact BASE=main   what the work tree changes since a commit, as Markdown (RECIPES=... for some recipes alone)"
 	@echo "make readmes   write the components' READMEs again"
 
 # torch comes first and by exact version: asked for like this, pip takes the CPU build; left to the others' ranges it
@@ -45,6 +47,9 @@ lint: $(BIN)/.made
 
 compile: $(BIN)/.made
 	$(BIN)/python -m pipelines.golden
+
+impact: $(BIN)/.made
+	@$(BIN)/med42 impact --base $(BASE) $(RECIPES)
 
 readmes: $(BIN)/.made
 	$(BIN)/python -m components.readme

@@ -25,10 +25,11 @@ def train_dpo(
     """
     from pathlib import Path
 
+    from med42.cluster.train_job import on_nodes
     from med42.lineage.journal import read_job
     from med42.lineage.outputs import show
     from med42.training.train_dpo import train_dpo as stage
 
     recipe, job = read_job(job_file.path)
-    record = stage(recipe, round_number, Path(policy.path), Path(preferences.path), Path(model.path), job, Path(sft.path))
+    record = stage(recipe, round_number, Path(policy.path), Path(preferences.path), Path(model.path), job, Path(sft.path), on_nodes())
     show(record, model, page, metrics)

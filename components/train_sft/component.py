@@ -23,10 +23,11 @@ def train_sft(
     """
     from pathlib import Path
 
+    from med42.cluster.train_job import on_nodes
     from med42.lineage.journal import read_job
     from med42.lineage.outputs import show
     from med42.training.train_sft import train_sft as stage
 
     recipe, job = read_job(job_file.path)
-    record = stage(recipe, Path(base.path), Path(packed.path), Path(model.path), job)
+    record = stage(recipe, Path(base.path), Path(packed.path), Path(model.path), job, on_nodes())
     show(record, model, page, metrics)

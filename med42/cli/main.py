@@ -1,6 +1,6 @@
-"""The command line: `recipes`, `check`, `paper`, `compare`, `plan`, `lock`, `run`, `compile`, `audit verify`.
+"""The command line: `recipes`, `check`, `paper`, `compare`, `plan`, `lock`, `impact`, `run`, `compile`, `submit`, `audit verify`.
 
-Nothing here needs torch, and only `run` and `compile` need kfp.
+Nothing here needs torch, and only `run`, `compile` and `submit` need kfp.
 """
 
 from __future__ import annotations
@@ -134,6 +134,20 @@ def lock(
 
 
 @app.command()
+def impact(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE]...", help="Recipes; all shipped ones if none is named.")] = None,
+    base: Annotated[str, typer.Option(help="The commit, branch or tag to compare with.")] = "main",
+    accelerators: Annotated[Path | None, typer.Option(help="Your own table of GPUs and prices.")] = None,
+) -> None:
+    """Tell what has changed since a commit, as Markdown for a review: mix, tokens, licences, cost, stages that are made again."""
+    from med42.cli.impact import impact as told_of
+    from med42.training.planning import load_accelerators
+
+    with _told_plainly():
+        print(told_of(names or shipped_recipes(), base, load_accelerators(accelerators)), end="")
+
+
+@app.command()
 def run(
     recipe: RecipeArgument,
     changes: SetOption = [],  # noqa: B006
@@ -179,6 +193,28 @@ def compile_(
         lock = None if allow_tags else load_image_lock(images, stages_digest())
         size = compile_recipe(resolved, load_profile(profile), output, lock)
         _console().print(f"{output}: {size:,} bytes, recipe {recipe_digest(resolved)[:12]}, profile {profile}")
+
+
+@app.command()
+def submit(
+    requests: Annotated[list[Path], typer.Argument(metavar="REQUEST...", help="Requests of runs, as runs/*.yaml.")],
+    host: Annotated[str, typer.Option(envvar="KF_PIPELINES_ENDPOINT", help="Kubeflow Pipelines' address; else the cluster's own.")] = "",
+    namespace: Annotated[str, typer.Option(help="On a server for several users.")] = "",
+    token_file: Annotated[Path | None, typer.Option(help="A token, instead of the service account's.")] = None,
+    authority: Annotated[Path | None, typer.Option(help="Certificates of your own authority.")] = None,
+    pipeline: Annotated[Path | None, typer.Option(help="A compiled pipeline to register where it is not there, and to run.")] = None,
+    service_account: Annotated[str, typer.Option(help="Of the run's pods; else Kubeflow's own.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look, and start nothing.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Follow each run to its end; exit with 1 where it does not end well.")] = False,
+) -> None:
+    """Submit each request that has no run yet, once, however often and from wherever it is asked for."""
+    from med42.cli.submit import submit_requests
+    from med42.cluster.submit import connect
+
+    with _told_plainly():
+        server = connect(host, namespace, token_file, authority)
+        well = submit_requests(requests, server, pipeline, service_account, dry_run, follow, _console())
+    raise typer.Exit(0 if well else 1)
 
 
 @audit.command()

@@ -31,7 +31,8 @@ def code_digest(layer: str) -> str:
 
 def stages_digest() -> str:
     """Digest of the source files of all that stages run: an image that tells another one holds other code."""
-    return _digest_of(("preflight.py", "cluster/network.py", *sorted({part for parts in LAYERS.values() for part in parts})))
+    launcher = (f"cluster/{name}.py" for name in ("api", "causes", "follow", "network", "train_job"))
+    return _digest_of(("preflight.py", *launcher, *sorted({part for parts in LAYERS.values() for part in parts})))
 
 
 def _digest_of(parts: tuple[str, ...]) -> str:

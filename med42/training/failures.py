@@ -20,6 +20,11 @@ from med42.training.planning import plan_training
 Cause = Literal["stopped", "memory", "failed", "preempted"]
 CAUSES: tuple[Cause, ...] = ("stopped", "memory", "failed", "preempted")
 
+# What a process says that lost the others, or never met them.
+LOST_PEERS = ("ncclSystemError", "ncclRemoteError", "ncclInternalError", "NCCL error", "NCCL communicator was aborted", "DistBackendError",
+              "Watchdog caught collective operation timeout", "Connection reset by peer", "Connection closed by peer", "Broken pipe",
+              "Connection refused", "RendezvousTimeoutError", "RendezvousConnectionError")
+
 
 class PreemptedError(Med42Error):
     """The machine was taken away; the same training goes on from its checkpoint."""
@@ -27,6 +32,10 @@ class PreemptedError(Med42Error):
 
 class LackOfMemoryError(Med42Error):
     """A device or the machine has too little memory for the recipe's settings."""
+
+
+class CrashError(Med42Error):
+    """A process ended in an error that nobody foresaw; often it only lost its peers."""
 
 
 def explained(stage: str, recipe: Recipe, work: Callable[[], Any]) -> Any:
@@ -60,13 +69,21 @@ def write_failure(folder: Path, rank: int, error: BaseException) -> None:
     (folder / f"failure-{rank}.json").write_text(json.dumps({"cause": cause, "time": time.time(), "words": words}))
 
 
+def lost_peers(words: str) -> bool:
+    """Whether these are the words of a process that lost the others."""
+    return any(sign in words for sign in LOST_PEERS)
+
+
 def first_failure(folder: Path) -> Med42Error | None:
-    """The error that explains the others of a training's processes; None where none left word."""
+    """The error that explains the others of a training's processes; None where none left word.
+
+    Of several nodes the clocks may differ, so who only lost the others explains nothing as long as there is another.
+    """
     told = [json.loads(path.read_text()) for path in folder.glob("failure-*.json")]
     if not told:
         return None
-    first = min(told, key=lambda one: (CAUSES.index(one["cause"]), one["time"]))
-    kind = {"preempted": PreemptedError, "memory": LackOfMemoryError}.get(first["cause"], Med42Error)
+    first = min(told, key=lambda one: (CAUSES.index(one["cause"]), lost_peers(one["words"][1]), one["time"]))
+    kind = {"preempted": PreemptedError, "memory": LackOfMemoryError, "failed": CrashError}.get(first["cause"], Med42Error)
     return kind(*first["words"])
 
 

@@ -6,12 +6,14 @@ Where a process fails it leaves word of why in the scratch folder, and the stage
 
 A recipe that asks for one process is trained inside the stage. More processes of one node are started here: one a GPU,
 or, on a machine without GPUs, as many CPU processes over gloo, which is how the same code is tested. On several nodes each node
-runs the command, and one of them is the meeting point.
+runs the command, and one of them is the meeting point: that is started by a launcher of the cluster (`med42.cluster.train_job`),
+which whoever calls a training stage hands in.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,7 +39,12 @@ from med42.training.sharding import is_first_process
 # What a trainer module offers: train(recipe, inputs by name, draft folder, scratch folder, job).
 Train = Callable[[Recipe, dict[str, Path], Path, Path, Job], Outcome]
 
+# Who starts a training's processes and waits for them: `start`, or a launcher of the cluster with the same arguments.
+Launch = Callable[[Train, str, Sft | Dpo, Recipe, dict[str, Path], Path, Job], Outcome]
+
 OUTCOME = "outcome.json"
+FOLLOWED = "followed"  # a file of the scratch folder that whoever waits for a training touches, where they are not its parent process
+ABANDONED_AFTER = 3600.0  # seconds
 
 
 def start(train: Train, stage: str, settings: Sft | Dpo, recipe: Recipe, inputs: dict[str, Path], draft: Path, job: Job) -> Outcome:
@@ -45,9 +53,8 @@ def start(train: Train, stage: str, settings: Sft | Dpo, recipe: Recipe, inputs:
     Raises:
         Med42Error: several nodes are asked for, or what ended the first process that failed.
     """
-    devices, kept = settings.devices, checkpoint_folder(stage, recipe, settings, inputs, job)
-    if bucket := bucket_of(settings.checkpoint_bucket, kept):
-        bucket.fetch()
+    devices = settings.devices
+    fetch_checkpoint(stage, settings, recipe, inputs, job)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         if devices.processes == 1 and settings.sharding == "ddp":
@@ -55,7 +62,8 @@ def start(train: Train, stage: str, settings: Sft | Dpo, recipe: Recipe, inputs:
             return outcome
         if devices.nodes > 1:
             raise Med42Error("devices.nodes", str(devices.nodes), "1: a stage starts the processes of its own node only",
-                             "Set devices.nodes=1, and devices.gpus_per_node to what the node has.")
+                             "Set devices.nodes=1 and devices.gpus_per_node to what the node has, or run it on a cluster with Kubeflow "
+                             "Trainer (docs/several-nodes.md).")
         write_job(scratch / "job.json", recipe, job)
         command = torchrun(train.__module__, devices, "", scratch / "job.json", inputs, draft, scratch)
         status = _run(command)
@@ -64,6 +72,16 @@ def start(train: Train, stage: str, settings: Sft | Dpo, recipe: Recipe, inputs:
                 f"{devices.processes} processes of {train.__module__}", f"exit status {status}, and no word of why", "0",
                 f"Killed from outside, the node lost, or out of the machine's memory: look at the log above. {memory_advice(stage)}")
         return Outcome(**json.loads((scratch / OUTCOME).read_text()))
+
+
+def fetch_checkpoint(stage: str, settings: Sft | Dpo, recipe: Recipe, inputs: dict[str, Path], job: Job) -> None:
+    """Bring the newest checkpoint from the bucket that the recipe names to the disk, before any process looks for one.
+
+    Raises:
+        Med42Error: the bucket refuses, or holds something damaged.
+    """
+    if bucket := bucket_of(settings.checkpoint_bucket, checkpoint_folder(stage, recipe, settings, inputs, job)):
+        bucket.fetch()
 
 
 def _run(command: list[str]) -> int:
@@ -81,7 +99,7 @@ def _run(command: list[str]) -> int:
 
 
 def torchrun(module: str, devices: Devices, meeting_point: str, job_file: Path, inputs: dict[str, Path], out: Path,
-             scratch: Path) -> list[str]:
+             scratch: Path, ranked: bool = False) -> list[str]:
     """What a node runs, after the interpreter's name.
 
     Args:
@@ -92,8 +110,11 @@ def torchrun(module: str, devices: Devices, meeting_point: str, job_file: Path, 
         inputs: the input artifacts, by name.
         out: where the first process writes the model; all nodes share it.
         scratch: a folder that all nodes share: TRL leaves reference log-probabilities there for the other processes.
+        ranked: whether each node is told its number (PET_NODE_RANK, as Kubeflow Trainer does), so that node 0 need not find out by
+            its name that it is the meeting point: a new pod's name may not resolve yet.
     """
-    together = ["--rdzv-backend=c10d", f"--rdzv-endpoint={meeting_point}", "--rdzv-id=med42"] if meeting_point else ["--standalone"]
+    backend = "static" if ranked else "c10d"
+    together = [f"--rdzv-backend={backend}", f"--rdzv-endpoint={meeting_point}", "--rdzv-id=med42"] if meeting_point else ["--standalone"]
     return [
         "-m", "torch.distributed.run", *together, f"--nnodes={devices.nodes}", f"--nproc-per-node={max(1, devices.gpus_per_node)}",
         f"--max-restarts={devices.restarts}", "-m", module, "--job", str(job_file), "--out", str(out), "--scratch", str(scratch),
@@ -115,6 +136,8 @@ def main(train: Train, stage: Callable[[dict[str, Path]], str]) -> None:
     parser.add_argument("--input", action="append", default=[], metavar="NAME=DIR", help="an input artifact")
     given = parser.parse_args()
     recipe, job = read_job(given.job)
+    if (given.scratch / FOLLOWED).is_file() and os.environ.get("RANK") == "0":
+        threading.Thread(target=end_when_abandoned, args=(given.scratch / FOLLOWED,), daemon=True).start()
     inputs = {name: Path(path) for name, _, path in (pair.partition("=") for pair in given.input)}
     try:
         outcome = explained(stage(inputs), recipe, lambda: train(recipe, inputs, given.out, given.scratch, job))
@@ -123,3 +146,21 @@ def main(train: Train, stage: Callable[[dict[str, Path]], str]) -> None:
         raise
     if is_first_process():
         (given.scratch / OUTCOME).write_text(json.dumps(dataclasses.asdict(outcome)))
+
+
+def end_when_abandoned(mark: Path, after: float = ABANDONED_AFTER, every: float = 30.0) -> None:
+    """Tell this process to end, as if its machine were taken away, once nobody has touched a file for long: a checkpoint is saved.
+
+    Args:
+        mark: the file. Only whether its time changes counts, not what it says: it may be another machine's clock.
+        after: seconds.
+        every: seconds between two looks.
+    """
+    seen, since = 0, time.monotonic()
+    while time.monotonic() - since < after:
+        time.sleep(every)
+        with contextlib.suppress(OSError):
+            if (now := mark.stat().st_mtime_ns) != seen:
+                seen, since = now, time.monotonic()
+    print(f"{mark}: not touched for {after:.0f} s, so nobody waits for this training any more; it ends", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)

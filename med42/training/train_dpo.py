@@ -25,7 +25,7 @@ from med42.report.quiet import work_offline_and_quietly
 from med42.training.answers import answer, asked, divergence
 from med42.training.checkpoint_bucket import discard
 from med42.training.checkpoints import checkpoint_folder
-from med42.training.launch import main, start
+from med42.training.launch import Launch, main, start
 from med42.training.model import load_model
 from med42.training.round_page import round_page, summary_of
 from med42.training.train_sft import PACKAGES
@@ -40,8 +40,9 @@ FIRST_MARGIN_TOLERANCE = 2e-2
 
 
 @stage
-def train_dpo(recipe: Recipe, round_number: int, policy: Path, preferences: Path, out: Path, job: Job, sft: Path | None = None) -> Record:
-    """Train one round (1-based) from the previous model on the round's pairs.
+def train_dpo(recipe: Recipe, round_number: int, policy: Path, preferences: Path, out: Path, job: Job, sft: Path | None = None,
+              launch: Launch = start) -> Record:
+    """Train one round (1-based) from the previous model on the round's pairs, on this machine or where `launch` starts the processes.
 
     Args:
         recipe: the resolved recipe.
@@ -51,6 +52,7 @@ def train_dpo(recipe: Recipe, round_number: int, policy: Path, preferences: Path
         out: folder to make.
         job: the run and its store.
         sft: the SFT model, to tell how far later rounds have gone from it; without it they do not tell.
+        launch: who starts the processes and waits for them.
 
     Raises:
         Med42Error: start and reference are not the same model, a loss is not finite, or another world size.
@@ -59,7 +61,7 @@ def train_dpo(recipe: Recipe, round_number: int, policy: Path, preferences: Path
     inputs = {"policy": policy, "preferences": preferences} | ({"sft": sft} if sft and round_number > 1 else {})
     parameters = {"seed": recipe.seed, "round": round_number, "dpo": settings}
     plan = Plan("train_dpo", "model", parameters, inputs, "training", PACKAGES, name=f"train_dpo-{round_number}")
-    record = produce(plan, out, job, lambda draft: start(train, plan.name, recipe.dpo, recipe, inputs, draft, job))
+    record = produce(plan, out, job, lambda draft: launch(train, plan.name, recipe.dpo, recipe, inputs, draft, job))
     discard(recipe.dpo.checkpoint_bucket, checkpoint_folder(plan.name, recipe, recipe.dpo, inputs, job))
     return record
 

@@ -20,7 +20,7 @@ from med42.report import page
 from med42.report.quiet import work_offline_and_quietly
 from med42.training.checkpoint_bucket import discard
 from med42.training.checkpoints import checkpoint_folder
-from med42.training.launch import main, start
+from med42.training.launch import Launch, main, start
 from med42.training.model import load_model
 from med42.training.trainer import Training, curves, planned, score_supervised_positions_only, training_arguments, write_log
 
@@ -28,8 +28,8 @@ PACKAGES = ("torch", "transformers", "trl", "accelerate")
 
 
 @stage
-def train_sft(recipe: Recipe, base: Path, packed: Path, out: Path, job: Job) -> Record:
-    """Fine-tune the base model on packed chunks.
+def train_sft(recipe: Recipe, base: Path, packed: Path, out: Path, job: Job, launch: Launch = start) -> Record:
+    """Fine-tune the base model on packed chunks, on this machine or where `launch` starts the processes.
 
     Raises:
         Med42Error: chunks of another tokenizer, a loss that is not finite, another world size.
@@ -38,7 +38,7 @@ def train_sft(recipe: Recipe, base: Path, packed: Path, out: Path, job: Job) -> 
         raise Med42Error(packed, "chunks packed with another base model's tokenizer", "chunks of this base", "Run pack_data for this base.")
     inputs = {"base": base, "packed": packed}
     plan = Plan("train_sft", "model", {"seed": recipe.seed, "sft": recipe.sft.model_dump(mode="json")}, inputs, "training", PACKAGES)
-    record = produce(plan, out, job, lambda draft: start(train, "train_sft", recipe.sft, recipe, inputs, draft, job))
+    record = produce(plan, out, job, lambda draft: launch(train, "train_sft", recipe.sft, recipe, inputs, draft, job))
     discard(recipe.sft.checkpoint_bucket, checkpoint_folder("train_sft", recipe, recipe.sft, inputs, job))
     return record
 

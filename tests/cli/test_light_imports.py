@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 LIGHT = ("cli", "cluster", "data", "errors", "lineage", "preferences", "preflight", "recipe", "report")
-HEAVY = ("accelerate", "datasets", "lm_eval", "torch", "transformers", "trl", "kfp")
+HEAVY = ("accelerate", "datasets", "lm_eval", "torch", "transformers", "trl", "kfp", "kubernetes")
 
 # import-linter cannot tell an import inside a function from one at the top of a module; a look at sys.modules can.
 PROGRAM = """

@@ -40,6 +40,12 @@ def test_the_error_that_explains_the_others_is_told(tmp_path):
     assert str(first_failure(tmp_path)) == "train_sft, step 3: found loss nan; expected a finite loss. Lower the learning rate."
 
 
+def test_who_lost_the_others_explains_nothing_whatever_its_clock_says(tmp_path):
+    write_failure(tmp_path, 0, RuntimeError("NCCL error: ncclRemoteError"))
+    write_failure(tmp_path, 9, KeyError("labels"))
+    assert "KeyError: 'labels'" in str(first_failure(tmp_path))
+
+
 def test_no_word_is_no_error(tmp_path):
     assert first_failure(tmp_path) is None
 
