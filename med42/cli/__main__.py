@@ -1,0 +1,5 @@
+"""`python3 -m med42.cli`: the command where the package is only copied, as in the images."""
+
+from med42.cli.main import app
+
+app(prog_name="med42")
