@@ -90,7 +90,8 @@ def crd_schemas(folder: Path | None) -> dict[tuple[str, str], Any]:
                 continue
             for version in crd["spec"]["versions"]:
                 schema = strict(copy.deepcopy(version["schema"]["openAPIV3Schema"]))
-                schema.setdefault("properties", {}).update(apiVersion={"type": "string"}, kind={"type": "string"}, metadata={"type": "object"})
+                schema.setdefault("properties", {}).update(
+                    apiVersion={"type": "string"}, kind={"type": "string"}, metadata={"type": "object"})
                 found[f"{crd['spec']['group']}/{version['name']}", crd["spec"]["names"]["kind"]] = schema
     return found
 
@@ -161,8 +162,10 @@ def by_rules(found: Object) -> Iterator[str]:
                 yield "a role allows '*'"
             if "secrets" in rule["resources"] and not rule.get("resourceNames"):
                 yield "a role reads all secrets"
-    if kind == "Secret" and any(value for value in {**found.get("data", {}), **found.get("stringData", {})}.values() if '"auths": {}' not in value):
-        yield "a secret has a value"
+    if kind == "Secret":
+        values = [*found.get("data", {}).values(), *found.get("stringData", {}).values()]
+        if any(value and '"auths": {}' not in value for value in values):
+            yield "a secret has a value"
     if template := pod_of(found):
         yield from _restricted(template["spec"])
 
@@ -209,15 +212,16 @@ def checkov(rendered: dict[str, str]) -> tuple[int, int, list[str]]:
         for name, text in rendered.items():
             (Path(folder) / f"{name.replace('/', '-')}.yaml").write_text(text)
         # As a module: its script needs the folder of the environment on the PATH.
-        command = [sys.executable, "-m", "checkov.main", "--directory", folder, "--framework", "kubernetes", "--skip-download", "--output", "json",
-                   "--compact", "--quiet", "--soft-fail"]
+        command = [sys.executable, "-m", "checkov.main", "--directory", folder, "--framework", "kubernetes", "--skip-download",
+                   "--output", "json", "--compact", "--quiet", "--soft-fail"]
         told = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LOG_LEVEL": "ERROR"}, check=False)
     try:
         found = json.loads(told.stdout)
     except ValueError:
         raise SystemExit(f"checkov: {told.stderr.strip()[-2000:] or told.stdout[-2000:]}") from None
     summary, results = found["summary"], found["results"]
-    failed = [f"{Path(check['file_path']).name}: {check['resource']}: {check['check_id']} {check['check_name']}" for check in results["failed_checks"]]
+    failed = [f"{Path(check['file_path']).name}: {check['resource']}: {check['check_id']} {check['check_name']}"
+              for check in results["failed_checks"]]
     return summary["passed"], summary["skipped"], failed
 
 

@@ -73,8 +73,8 @@ def _training(recipe: Recipe, profile: Profile, plan: TrainingPlan, table: dict[
     known = table.get(devices.accelerator) if devices.gpus_per_node else None
     if known and plan.memory > known.memory_gb * GB:
         parts = " + ".join(f"{part.name} {part.size / GB:.1f}" for part in plan.parts)
-        raise Med42Error(where, f"{plan.memory / GB:.1f} GB a GPU = {parts}", f"at most the {known.memory_gb:g} GB of one {devices.accelerator}",
-                         f"{what_would_fit(recipe, plan.name, known)}.")
+        raise Med42Error(where, f"{plan.memory / GB:.1f} GB a GPU = {parts}",
+                         f"at most the {known.memory_gb:g} GB of one {devices.accelerator}", f"{what_would_fit(recipe, plan.name, known)}.")
     total = plan.gpu_hours(known) if known else None
     hours = None if total is None else total / devices.processes
     if hours and task.deadline_hours and hours > task.deadline_hours:

@@ -75,7 +75,8 @@ def connect() -> Any:
     try:
         from kubernetes import client, config
     except ModuleNotFoundError as error:
-        raise Med42Error("kubernetes", "not installed", "the Kubernetes client", "Install this package with its extra 'release'.") from error
+        raise Med42Error("kubernetes", "not installed", "the Kubernetes client",
+                         "Install this package with its extra 'release'.") from error
     configuration = client.Configuration()
     try:
         config.load_incluster_config(configuration)
@@ -154,7 +155,8 @@ def _claim(client: Any, namespace: str, name: str, storage_class: str | None) ->
             raise Med42Error(f"storage class {wanted}", "no such class", f"the one that claim {name} waits for",
                              "Create it, or name one of `kubectl get storageclass` in the overlay.")
     if claim.status.phase == "Lost":
-        raise Med42Error(f"volume {name}", "Lost: its volume is gone", "Bound", "Restore the volume, or delete the claim and apply it again.")
+        raise Med42Error(f"volume {name}", "Lost: its volume is gone", "Bound",
+                         "Restore the volume, or delete the claim and apply it again.")
     return f"{claim.status.phase}, {claim.spec.resources.requests['storage']}, class {claim.spec.storage_class_name or 'default'}"
 
 

@@ -63,8 +63,8 @@ class Accelerators(Frozen):
 class Pool(Frozen):
     """Nodes of one kind, and what one of them has to give."""
 
-    selector: dict[str, str] = {}
-    tolerations: list[Toleration] = []
+    selector: dict[str, str] = Field(default={})
+    tolerations: list[Toleration] = Field(default=[])
     accelerators: Accelerators | None = None
     cpu: Quantity | None = None
     memory: Quantity | None = None
@@ -143,11 +143,11 @@ class Profile(Frozen):
     name: Name
     title: str
     namespace: ObjectName = "med42"
-    pools: dict[Name, Pool] = {}
+    pools: dict[Name, Pool] = Field(default={})
     tasks: dict[str, Task] = Field(
         default={}, description="by kind of stage or by stage, whose row comes first; 'launcher' follows TrainJobs")
     storage: Storage = Storage()
-    secrets: list[Secret] = []
+    secrets: list[Secret] = Field(default=[])
     service_account: ObjectName | None = Field(default=None, description="of a run's pods")
     images: Images = Images()
     user: NonNegativeInt | None = Field(default=None, description="uid of a run's pods, in group 0")

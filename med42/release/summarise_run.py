@@ -31,7 +31,8 @@ def summarise_run(recipe: Recipe, scores: Path, decision: Path, sealed: str, mar
     with job.telling("summarise_run") as facts:
         scored, decided = read_record(scores), read_record(decision)
         if scored.digest not in decided.inputs.values():
-            raise Med42Error(decision, "a decision on other scores", f"one on {scored.digest[:16]}", "Give the scores that were decided on.")
+            raise Med42Error(decision, "a decision on other scores", f"one on {scored.digest[:16]}",
+                             "Give the scores that were decided on.")
         markdown.write_text(as_markdown(recipe, scored, decided, sealed, job))
         facts["summary"] = decided.measured["summary"]
     return {**numbers({"scores": scored.measured["scores"]}), "average": float(scored.measured["average"]),
@@ -52,5 +53,5 @@ def as_markdown(recipe: Recipe, scored: Record, decided: Record, sealed: str, jo
         "", "| gate | found | rule | met |", "|---|---|---|---|", *gates,
         "", f"| benchmark | {first['label']} | {last['label']} | gained |", "|---|---|---|---|", *rows,
         f"| **average** | {first['average']:.1%} | {last['average']:.1%} | {last['average'] - first['average']:+.1%} |",
-        "", f"Every record behind this is in the bundle `{bundle}` of the task `seal-audit` (record `{digest[:16]}`). Download it there and "
-        f"check it offline: `med42 audit verify {bundle}`.", ""])
+        "", f"Every record behind this is in the bundle `{bundle}` of the task `seal-audit` (record `{digest[:16]}`). Download it there "
+        f"and check it offline: `med42 audit verify {bundle}`.", ""])

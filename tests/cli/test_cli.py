@@ -129,7 +129,7 @@ def test_verify_says_what_was_checked(tmp_path, sealed, bundle):
     (["check", "tiny", "--set", "sft.learning_rat=1"], ["unknown key 'learning_rat'", "nearest known key is 'learning_rate'"]),
     (["check", "tiny", "--set", "sft.epochs=many"], ["sft.epochs: 'many'", "valid number"]),
     (["check", "tiny", "--set", "sft.steps"], ["override 'sft.steps'", "key.path=value"]),
-    (["compile", "tiny", "--allow-tags", "-o", "x.yaml", "--profile", "huge"], ["profile 'huge'", "default, gke, kind, onprem-kueue, single-pod"]),
+    (["compile", "tiny", "--allow-tags", "-o", "x.yaml", "--profile", "huge"], ["profile 'huge'", "one of default, gke, kind"]),
     (["compile", "tiny", "-o", "x.yaml"], ["images/digests.lock: found no such file", "make push", "--images"]),
     (["compile", "tiny", "--allow-tags", "-o", "file/x.yaml"], ["file", "a file that can be written"]),
     (["run", "tiny", "--work", "file"], ["a work folder that this user can write", "--work DIR"]),

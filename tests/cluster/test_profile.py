@@ -38,7 +38,7 @@ def test_the_issued_ones_are_shipped():
     (lambda profile: profile["pools"]["h100"].update(gpu=8), ["pools.h100", "unknown key 'gpu'"]),
     (lambda profile: profile["tasks"].update(trian={"pool": "h100"}), ["tasks: 'trian' is no kind of stage"]),
     (lambda profile: profile["tasks"]["data"].update(pool="big"), ["tasks.data.pool: there is no pool 'big', only general, h100"]),
-    (lambda profile: profile["tasks"]["data"].update(memory="121Gi"), ["tasks.data.memory 121Gi is more than a node of pool 'general' has, 120Gi"]),
+    (lambda profile: profile["tasks"]["data"].update(memory="121Gi"), ["tasks.data.memory 121Gi is more than", "has, 120Gi"]),
     (lambda profile: profile["tasks"]["data"].update(memory="16 GB"), ["tasks.data.memory"]),
     (lambda profile: profile["tasks"].pop("evaluate"), ["tasks: no row for evaluate"]),
     (lambda profile: profile.update(trainer={"runtime": "x"}), ["trainer needs tasks.launcher"]),
@@ -106,7 +106,8 @@ def test_tiny_fits_everywhere(profile):
      ["train_sft: found 176.5 GB a GPU = weights 17.6 +", "at most the 80 GB of one H100", "ZeRO-3 on", "sft.batch 48 is reached with"]),
     ("llama3-8b", ["limits.memory_gib=2000"], "gke", ["a task of 1500Gi", "limits.memory_gib of the recipe, 2000 GiB"]),
     ("llama3-8b", ["sft.steps=1000000"], "gke", ["1,000,000 steps x", "deadline_hours, 240"]),
-    ("tiny", ["sft.devices={nodes: 2, gpus_per_node: 0}", "sft.rows_per_device=4"], "single-pod", ["2 nodes asked for", "without Kubeflow Trainer"]),
+    ("tiny", ["sft.devices={nodes: 2, gpus_per_node: 0}", "sft.rows_per_device=4"], "single-pod",
+     ["2 nodes asked for", "without Kubeflow Trainer"]),
 ])
 def test_what_does_not_fit_is_refused_with_the_arithmetic(refusal, recipe, changes, profile, words):
     told = refusal(lambda: fit(load_recipe(recipe, changes), load_profile(profile)))
