@@ -35,8 +35,9 @@ Validate = Callable[[Object], Iterator[str]]
 
 
 def kustomizations() -> list[Path]:
-    """Every folder that `kubectl apply -k` is meant for."""
-    return sorted(path.parent for root in ("manifests", "pipelines") for path in (ROOT / root).rglob("kustomization.yaml"))
+    """Every folder that `kubectl apply -k` is meant for; components are parts of these."""
+    found = (path for root in ("manifests", "pipelines") for path in (ROOT / root).rglob("kustomization.yaml"))
+    return sorted(path.parent for path in found if yaml.safe_load(path.read_text())["kind"] == "Kustomization")
 
 
 def render(folder: Path) -> str:
