@@ -123,13 +123,13 @@ def main() -> int:
     console = Console(highlight=False, soft_wrap=True)
     profile, recipe = load_profile("kind"), load_recipe("tiny")
     compiled = compile_pipeline(recipe, profile, images=None, namespace=given.namespace)
-    client = Client(host=given.host, namespace=given.namespace)
+    client = Client(host=given.host)  # no namespace: this Kubeflow is for one user, and takes none
     name = f"tiny-{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}"
     with tempfile.TemporaryDirectory() as scratch:
         ir = Path(scratch) / f"{compiled.version}.yaml"
         ir.write_bytes(compiled.ir)
         pipeline_id, version_id = version_on_cluster(client, compiled.pipeline, compiled.version, ir)
-        experiment = client.create_experiment("kind", namespace=given.namespace).experiment_id
+        experiment = client.create_experiment("kind").experiment_id
         run = client.run_pipeline(experiment, name, pipeline_id=pipeline_id, version_id=version_id, params={"run": name},
                                   enable_caching=False, service_account=profile.service_account)
         console.print(f"{compiled.version} as {name}\n{given.host}/#/runs/details/{run.run_id}")

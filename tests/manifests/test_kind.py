@@ -6,7 +6,11 @@ import json
 import os
 import subprocess
 import tarfile
+import threading
+import warnings
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
@@ -100,3 +104,58 @@ def test_a_run_without_a_bundle_is_told(tmp_path, refusal):
     empty = io.BytesIO()
     tarfile.open(fileobj=empty, mode="w").close()
     assert "no bundle of this run" in refusal(lambda: kind_run.bundle_of("0" * 64, empty.getvalue(), tmp_path))
+
+
+class Registry(BaseHTTPRequestHandler):
+    """The calls of Kubeflow Pipelines' API by which pipelines and versions are found and uploaded."""
+
+    def do_GET(self) -> None:
+        path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
+        parts = path.removeprefix("/apis/v2beta1/").split("/")
+        if self.command == "POST":
+            self.rfile.read(int(self.headers["Content-Length"]))
+            name = query["name"][0]
+            self.server.uploads.append(name)
+            if parts == ["pipelines", "upload"]:
+                self.server.versions["p1"] = [name]
+                return self.answer({"pipeline_id": "p1", "display_name": name})
+            self.server.versions[query["pipelineid"][0]].append(name)
+            return self.answer({"pipeline_id": "p1", "pipeline_version_id": f"v-{name}", "display_name": name})
+        if parts == ["pipelines"]:
+            [asked] = json.loads(query["filter"][0])["predicates"]
+            there = [{"pipeline_id": key, "display_name": asked["stringValue"]} for key in self.server.versions]
+            return self.answer({"pipelines": there} if there else {})
+        if parts == ["pipelines", "p1", "versions"]:
+            return self.answer({"pipeline_versions": [
+                {"pipeline_id": "p1", "pipeline_version_id": f"v-{name}", "display_name": name} for name in self.server.versions["p1"]]})
+        return self.answer({"multi_user": False})
+
+    do_POST = do_GET  # noqa: N815
+
+    def answer(self, told: dict) -> None:
+        content = json.dumps(told).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_version_is_uploaded_once(tmp_path):
+    """Through Kubeflow's own client: the first run registers pipeline and version, the next finds both, another content is a new version."""
+    warnings.filterwarnings("ignore")
+    from kfp import Client
+
+    (tmp_path / "pipeline.yaml").write_text("pipelineInfo: {name: med42-tiny}\n")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Registry) as server:
+        server.uploads, server.versions = [], {}
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        client = Client(host=f"http://127.0.0.1:{server.server_address[1]}")
+        found = [kind_run.version_on_cluster(client, "med42-tiny", version, tmp_path / "pipeline.yaml")
+                 for version in ("med42-tiny-a", "med42-tiny-a", "med42-tiny-b")]
+        server.shutdown()
+    assert found == [("p1", "v-med42-tiny-a"), ("p1", "v-med42-tiny-a"), ("p1", "v-med42-tiny-b")]
+    assert server.uploads == ["med42-tiny", "med42-tiny-a", "med42-tiny-b"]
