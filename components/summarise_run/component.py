@@ -24,8 +24,9 @@ def summarise_run(
     from pathlib import Path
 
     from med42.lineage.journal import read_job
+    from med42.lineage.outputs import log
     from med42.release.summarise_run import summarise_run as stage
 
     recipe, job = read_job(job_file.path)
-    for name, value in stage(recipe, Path(scores.path), Path(decision.path), sealed, Path(summary.path), job).items():
-        metrics.log_metric(name, value)
+    values = stage(recipe, Path(scores.path), Path(decision.path), sealed, Path(summary.path), job)
+    log(metrics, values)

@@ -2,4 +2,5 @@
 
 from med42.cli.main import app
 
-app(prog_name="med42")
+if __name__ == "__main__":
+    app(prog_name="med42")

@@ -1,5 +1,6 @@
 """The `med42` command as people run it: what it prints, how it refuses, and what it does without the heavy libraries."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -112,7 +113,9 @@ def test_check_json_is_the_whole_recipe(tmp_path, changes):
 def test_compile_says_what_it_wrote(tmp_path):
     told = answer("compile", "tiny", "--allow-tags", "-o", "new/tiny.yaml", cwd=tmp_path)
     size = (tmp_path / "new" / "tiny.yaml").stat().st_size
-    assert told == f"new/tiny.yaml: {size:,} bytes, recipe {recipe_digest(load_recipe('tiny'))[:12]}, profile default\n"
+    content = (tmp_path / "new" / "tiny.yaml").read_bytes()
+    version = f"med42-tiny-{hashlib.sha256(content).hexdigest()[:12]}"
+    assert told == f"new/tiny.yaml: {version}, {size:,} bytes, recipe {recipe_digest(load_recipe('tiny'))[:12]}, profile default\n"
 
 
 def test_verify_says_what_was_checked(tmp_path, sealed, bundle):

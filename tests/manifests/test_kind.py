@@ -145,7 +145,7 @@ class Registry(BaseHTTPRequestHandler):
 
 
 def test_a_version_is_uploaded_once(tmp_path):
-    """Through Kubeflow's own client: the first run registers pipeline and version, the next finds both, another content is a new version."""
+    """Through Kubeflow's own client: pipeline and version are registered, then found; another content is a new version."""
     warnings.filterwarnings("ignore")
     from kfp import Client
 

@@ -62,7 +62,7 @@ def test_every_object_keeps_our_rules(rendered):
 
 def test_every_object_is_valid_by_schema_and_by_checkov(rendered):
     if not TOOLS.is_file():
-        pytest.skip(f"no {TOOLS}: run `make manifests` once, or name an interpreter with manifests/requirements.txt in MED42_MANIFEST_TOOLS")
+        pytest.skip(f"no {TOOLS}: run `make manifests` once, or name another interpreter that has its tools in MED42_MANIFEST_TOOLS")
     told = subprocess.run([TOOLS, MANIFESTS / "check.py"], capture_output=True, text=True, timeout=600, check=False)
     assert told.returncode == 0, told.stderr + told.stdout
     if "no CRD schemas" in told.stdout:
@@ -175,8 +175,9 @@ def selects(policy: Object, labels: dict[str, str]) -> bool:
 
 
 def egress(objects: list[Object], labels: dict[str, str]) -> list[Object]:
-    """All ways out that a pod with these labels has; None where no policy holds it back."""
-    policies = [policy for policy in kinds(objects, "NetworkPolicy") if selects(policy, labels) and "Egress" in policy["spec"]["policyTypes"]]
+    """All ways out that a pod with these labels has, which some policy must hold back."""
+    policies = [policy for policy in kinds(objects, "NetworkPolicy")
+                if selects(policy, labels) and "Egress" in policy["spec"]["policyTypes"]]
     assert policies, "nothing holds this pod back"
     return [way for policy in policies for way in policy["spec"].get("egress", [])]
 
@@ -232,7 +233,8 @@ def test_kubeflows_own_pods_are_left_alone_where_they_share_the_namespace(render
 
 def test_argo_cd_may_make_what_is_rendered_and_no_secret(rendered):
     project = one(rendered["manifests/gitops/argocd"], "AppProject", "med42")["spec"]
-    permitted = {(told["group"], told["kind"]) for key in ("clusterResourceWhitelist", "namespaceResourceWhitelist") for told in project[key]}
+    lists = ("clusterResourceWhitelist", "namespaceResourceWhitelist")
+    permitted = {(told["group"], told["kind"]) for key in lists for told in project[key]}
     objects = rendered["manifests/gitops/runs"]
     made = {(found["apiVersion"].rpartition("/")[0], found["kind"]) for found in objects}
     assert made <= permitted
