@@ -167,20 +167,29 @@ def by_rules(found: Object) -> Iterator[str]:
         values = [*found.get("data", {}).values(), *found.get("stringData", {}).values()]
         if any(value and '"auths": {}' not in value for value in values):
             yield "a secret has a value"
-    if template := pod_of(found):
-        yield from _restricted(template["spec"])
+    for pod in pods_of(found):
+        yield from _restricted(pod)
+        # What a node of a training asks for comes with its TrainJob.
+        if kind != "ClusterTrainingRuntime":
+            yield from (f"container {container['name']} asks for nothing" for container in pod["containers"]
+                        if not all(container.get("resources", {}).get(key) for key in ("requests", "limits")))
 
 
-def pod_of(found: Object) -> Object | None:
-    """The pod template of a Job or CronJob."""
-    spec = found.get("spec", {})
-    if found["kind"] == "CronJob":
-        spec = spec["jobTemplate"]["spec"]
-    return spec.get("template") if found["kind"] in ("CronJob", "Job") else None
+def pods_of(found: Object) -> list[Object]:
+    """The pods that an object makes."""
+    match found["kind"]:
+        case "Job":
+            return [found["spec"]["template"]["spec"]]
+        case "CronJob":
+            return [found["spec"]["jobTemplate"]["spec"]["template"]["spec"]]
+        case "ClusterTrainingRuntime":
+            return [job["template"]["spec"]["template"]["spec"] for job in found["spec"]["template"]["spec"]["replicatedJobs"]]
+        case _:
+            return []
 
 
 def _restricted(pod: Object) -> Iterator[str]:
-    """Pod Security's `restricted`, a read-only root and resources."""
+    """Pod Security's `restricted`, no token for the API server, and a root that cannot be written to."""
     if not pod.get("securityContext", {}).get("runAsNonRoot"):
         yield "a pod may run as root"
     if pod.get("securityContext", {}).get("seccompProfile", {}).get("type") != "RuntimeDefault":
@@ -193,8 +202,6 @@ def _restricted(pod: Object) -> Iterator[str]:
             yield f"container {container['name']} may gain privileges"
         if context.get("readOnlyRootFilesystem") is not True:
             yield f"container {container['name']} may write to its root"
-        if not container.get("resources", {}).get("limits") or not container["resources"].get("requests"):
-            yield f"container {container['name']} asks for nothing"
 
 
 def doubled(rendered: list[Object]) -> Iterator[str]:
