@@ -28,7 +28,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 KUBERNETES = "1.33"
-EXAMPLES = ["manifests/base/secrets.example.yaml", "manifests/gitops/argocd/argocd-cm.yaml", "pipelines/compiled/tiny.yaml"]
+ALONE = ["manifests/base/secrets.example.yaml", "manifests/gitops/argocd/argocd-cm.yaml", "pipelines/compiled/tiny.yaml", "kind/gpu.yaml"]
 CRD_FOLDERS = [ROOT / "build" / "crds", ROOT.parent / "shared" / "crds"]
 Object = dict[str, Any]
 Validate = Callable[[Object], Iterator[str]]
@@ -178,6 +178,8 @@ def by_rules(found: Object) -> Iterator[str]:
 def pods_of(found: Object) -> list[Object]:
     """The pods that an object makes."""
     match found["kind"]:
+        case "Pod":
+            return [found["spec"]]
         case "Job":
             return [found["spec"]["template"]["spec"]]
         case "CronJob":
@@ -250,7 +252,7 @@ def main(arguments: list[str] | None = None) -> int:
     rendered = {str(folder.resolve().relative_to(ROOT)) if folder.resolve().is_relative_to(ROOT) else folder.name: render(folder)
                 for folder in given.folders or kustomizations()}
     if not given.folders:
-        rendered |= {name: (ROOT / name).read_text() for name in EXAMPLES}
+        rendered |= {name: (ROOT / name).read_text() for name in ALONE}
     bad, kinds = [], collections.Counter[str]()
     for name, text in rendered.items():
         found = objects(text)

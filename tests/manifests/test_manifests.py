@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from med42 import __version__
 from med42.cluster.look import LAUNCHER_VERBS
 from med42.cluster.profile import load_profile, shipped_profiles
 from med42.recipe import load_recipe, shipped_recipes
@@ -265,6 +266,12 @@ def test_sync_and_clock_start_the_same_pod(rendered):
     told = load_profile("gke")
     assert container["args"] == [
         f"python3 -m med42.cli submit --namespace {told.namespace} --service-account {told.service_account} /runs/*.yaml"]
+
+
+def test_our_images_are_of_this_version(rendered):
+    for folder in (MANIFESTS, ROOT / "kind"):
+        for path in folder.rglob("*.yaml"):
+            assert set(re.findall(r"med42-[a-z]+:([0-9][0-9.]*)", path.read_text())) <= {__version__}, path
 
 
 def test_requests_name_recipes_and_profiles_that_are_compiled(rendered):
