@@ -103,7 +103,7 @@ def test_tiny_fits_everywhere(profile):
     ("llama3-8b", [], "kind", ["found 2 pretended on a node of pool 'gpu'", "8 a node"]),
     ("llama3-8b", ["sft.devices.accelerator=A100"], "gke", ["found A100 asked for", "H100, which pool 'h100' has"]),
     ("llama3-70b", ["sft.devices.nodes=1", "sft.batch=48", "paper=null"], "gke",
-     ["train_sft: found 176.5 GB a GPU = weights 17.6 +", "at most the 80 GB of one H100", "ZeRO-3 on", "sft.batch 48 is reached with"]),
+     [" GB a GPU = weights 17.6 + gradients", "at most the 80 GB of one H100", "ZeRO-3 on", "sft.batch 48 is reached with"]),
     ("llama3-8b", ["limits.memory_gib=2000"], "gke", ["a task of 1500Gi", "limits.memory_gib of the recipe, 2000 GiB"]),
     ("llama3-8b", ["sft.steps=1000000"], "gke", ["1,000,000 steps x", "deadline_hours, 240"]),
     ("tiny", ["sft.devices={nodes: 2, gpus_per_node: 0}", "sft.rows_per_device=4"], "single-pod",
