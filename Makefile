@@ -4,8 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORK ?= work
 
-.PHONY: run test lint compile readmes clean help images images-offline push sbom scan requirements test-images test-nodes \
-  manifests crds kind-up kind-run kind-down
+.PHONY: run test lint compile readmes clean help images images-offline push sbom scan requirements test-images test-nodes
 
 help:
 	@echo "make run       run the shipped 'tiny' recipe whole, on this machine"
@@ -53,6 +52,7 @@ compile: $(BIN)/.made
 	.venv-manifests/bin/pip install --quiet --requirement manifests/requirements.txt
 	touch $@
 
+.PHONY: manifests crds kind-up kind-run kind-down
 manifests: .venv-manifests/.made
 	.venv-manifests/bin/python manifests/check.py
 	.venv-manifests/bin/yamllint --config-file manifests/.yamllint manifests kind .github
