@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from kfp import dsl
 
+from components.summarise_run.component import summarise_run as component
 from med42.lineage.artifact import Outcome, Plan, produce
-from med42.lineage.journal import Job
+from med42.lineage.journal import Job, write_job
 from med42.recipe import load_recipe, recipe_digest
 from med42.release.decide_release import decide_release
 from med42.release.summarise_run import summarise_run
@@ -47,3 +49,13 @@ def test_a_decision_on_other_scores_is_refused(tmp_path, refusal):
     told = refusal(lambda: summarise_run(TINY, others, tmp_path / "decision", "x y", tmp_path / "summary.md", JOB))
     assert "found a decision on other scores" in told
     assert not (tmp_path / "summary.md").exists()
+
+
+def test_the_component_logs_the_numbers_and_writes_the_page(tmp_path):
+    decide_release(TINY, scored(tmp_path / "scores", 0.9), tmp_path / "decision", JOB)
+    write_job(tmp_path / "job", TINY, JOB)
+    summary, metrics = dsl.Markdown(uri=str(tmp_path / "summary.md")), dsl.Metrics()
+    component.python_func(job_file=dsl.Artifact(uri=str(tmp_path / "job")), scores=dsl.Artifact(uri=str(tmp_path / "scores")),
+                          decision=dsl.Artifact(uri=str(tmp_path / "decision")), sealed="tiny.med42 x", summary=summary, metrics=metrics)
+    assert metrics.metadata["average"] == 0.9 and metrics.metadata["approved"] == 1.0
+    assert (tmp_path / "summary.md").read_text().startswith("# tiny: approved")
