@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from med42.cluster.profile import Pool, Profile, Task, accelerators, amount, asks, by_trainer, devices_of
 from med42.errors import Med42Error
 from med42.recipe import Recipe
 from med42.recipe.schema import Devices
-from med42.training.planning import Accelerator, TrainingPlan, load_accelerators, plan_training, what_would_fit
+from med42.training.planning import (
+    RUNTIME,
+    Accelerator,
+    TrainingPlan,
+    load_accelerators,
+    parameter_count,
+    plan_training,
+    what_would_fit,
+)
 
 GB = 1e9
 
@@ -22,7 +31,7 @@ class Placed:
         pool: the name of its nodes' pool.
         devices: nodes and accelerators.
         how: as processes inside its task, or as a TrainJob.
-        memory: bytes of one GPU at the peak; None where that is not reckoned.
+        memory: bytes of one GPU, of a training at its peak, of an evaluation its weights; None without GPUs.
         hours: None where they are not known.
     """
 
@@ -55,11 +64,7 @@ def fit(recipe: Recipe, profile: Profile, table: dict[str, Accelerator] | None =
         return []
     table = load_accelerators() if table is None else table
     placed = [_training(recipe, profile, plan, table) for plan in plan_training(recipe)]
-    devices = devices_of(recipe, "evaluate_model")
-    accelerators("evaluate_model", profile, devices)
-    task = asks("evaluate_model", profile, devices)
-    assert task is not None
-    return [*placed, Placed("evaluate_model", task.pool, devices, "one task a model")]
+    return [*placed, _evaluation(recipe, profile, table)]
 
 
 def _training(recipe: Recipe, profile: Profile, plan: TrainingPlan, table: dict[str, Accelerator]) -> Placed:
@@ -82,6 +87,25 @@ def _training(recipe: Recipe, profile: Profile, plan: TrainingPlan, table: dict[
                          f"at most tasks.{_row(profile, stage)}.deadline_hours, {task.deadline_hours:g}", "Raise it, or take more GPUs.")
     how = "TrainJob" if by_trainer(profile, devices) else "inside its task"
     return Placed(plan.name, task.pool, devices, how, plan.memory if devices.gpus_per_node else None, hours)
+
+
+def _evaluation(recipe: Recipe, profile: Profile, table: dict[str, Accelerator]) -> Placed:
+    """Scoring holds the weights, shared out over the GPUs of its task; what it needs besides is small and not reckoned."""
+    devices, stage, shape = devices_of(recipe, "evaluate_model"), "evaluate_model", recipe.base.shape
+    gpus = accelerators(stage, profile, devices)
+    task = asks(stage, profile, devices)
+    assert task is not None and shape is not None
+    known = table.get(devices.accelerator) if gpus else None
+    if known is None:
+        return Placed(stage, task.pool, devices, "one task a model")
+    size, parameters = (2 if recipe.evaluation.dtype == "bfloat16" else 4), parameter_count(shape)
+    share = size * parameters / gpus
+    if share + RUNTIME > known.memory_gb * GB:
+        least = math.ceil(size * parameters / (known.memory_gb * GB - RUNTIME))
+        raise Med42Error(f"profile {profile.name}: {stage}",
+                         f"{size} x {parameters:,} bytes of weights / {gpus} = {share / GB:.1f} GB a GPU", f"at most {known.memory_gb:g} GB of one {devices.accelerator}, less {RUNTIME / GB:g} for CUDA",
+                         f"Set evaluation.devices.gpus_per_node={least} or more.")
+    return Placed(stage, task.pool, devices, "one task a model", share)
 
 
 def _check_nodes(where: str, devices: Devices, profile: Profile, task: Task, pool: Pool) -> None:

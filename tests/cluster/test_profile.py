@@ -104,6 +104,8 @@ def test_tiny_fits_everywhere(profile):
     ("llama3-8b", ["sft.devices.accelerator=A100"], "gke", ["found A100 asked for", "H100, which pool 'h100' has"]),
     ("llama3-70b", ["sft.devices.nodes=1", "sft.batch=48", "paper=null"], "gke",
      [" GB a GPU = weights 17.6 + gradients", "at most the 80 GB of one H100", "ZeRO-3 on", "sft.batch 48 is reached with"]),
+    ("llama3-70b", ["evaluation.devices.gpus_per_node=1"], "gke",
+     ["evaluate_model: found 2 x 70,553,706,496 bytes of weights / 1 = 141.1 GB a GPU", "evaluation.devices.gpus_per_node=2"]),
     ("llama3-8b", ["limits.memory_gib=2000"], "gke", ["a task of 1500Gi", "limits.memory_gib of the recipe, 2000 GiB"]),
     ("llama3-8b", ["sft.steps=1000000"], "gke", ["1,000,000 steps x", "deadline_hours, 240"]),
     ("tiny", ["sft.devices={nodes: 2, gpus_per_node: 0}", "sft.rows_per_device=4"], "single-pod",
