@@ -103,7 +103,8 @@ def _evaluation(recipe: Recipe, profile: Profile, table: dict[str, Accelerator])
     if share + RUNTIME > known.memory_gb * GB:
         least = math.ceil(size * parameters / (known.memory_gb * GB - RUNTIME))
         raise Med42Error(f"profile {profile.name}: {stage}",
-                         f"{size} x {parameters:,} bytes of weights / {gpus} = {share / GB:.1f} GB a GPU", f"at most {known.memory_gb:g} GB of one {devices.accelerator}, less {RUNTIME / GB:g} for CUDA",
+                         f"{size} x {parameters:,} bytes of weights / {gpus} = {share / GB:.1f} GB a GPU",
+                         f"at most {known.memory_gb:g} GB of one {devices.accelerator}, less {RUNTIME / GB:g} for CUDA",
                          f"Set evaluation.devices.gpus_per_node={least} or more.")
     return Placed(stage, task.pool, devices, "one task a model", share)
 
