@@ -249,8 +249,8 @@ def main(arguments: list[str] | None = None) -> int:
     if crds is None:
         print("no CRD schemas: run `make crds`; objects of other kinds than Kubernetes' own are not checked")
     validate, unchecked = by_schema(crd_schemas(crds))
-    rendered = {str(folder.resolve().relative_to(ROOT)) if folder.resolve().is_relative_to(ROOT) else folder.name: render(folder)
-                for folder in given.folders or kustomizations()}
+    folders = [folder.resolve() for folder in given.folders or kustomizations()]
+    rendered = {str(folder.relative_to(ROOT)) if folder.is_relative_to(ROOT) else folder.name: render(folder) for folder in folders}
     if not given.folders:
         rendered |= {name: (ROOT / name).read_text() for name in ALONE}
     bad, kinds = [], collections.Counter[str]()

@@ -72,6 +72,44 @@ def test_every_object_is_valid_by_schema_and_by_checkov(rendered):
     assert unchecked <= {"kueue.x-k8s.io/v1beta2 ResourceFlavor"}, unchecked  # which `make crds` fetches too
 
 
+UNKNOWN = """
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: a, namespace: b}
+automount: false
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: a, namespace: b}
+spec: {podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: true}]}]}
+---
+apiVersion: argoproj.io/v1alpha1
+kind: Sensor
+metadata: {name: a, namespace: b}
+spec: {dependancies: []}
+---
+apiVersion: pipelines.kubeflow.org/v2beta1
+kind: PipelineVersion
+metadata: {name: a, namespace: b}
+spec: {pipelineSpecs: {}}
+"""
+
+
+def test_unknown_fields_and_wrong_types_are_told(rendered, tmp_path):
+    if not TOOLS.is_file():
+        pytest.skip(f"no {TOOLS}: run `make manifests` once, or name another interpreter that has its tools in MED42_MANIFEST_TOOLS")
+    (tmp_path / "objects.yaml").write_text(UNKNOWN)
+    (tmp_path / "kustomization.yaml").write_text("apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [objects.yaml]\n")
+    command = [TOOLS, MANIFESTS / "check.py", "--no-checkov", tmp_path]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert told.returncode == 1
+    words = ["ServiceAccount b/a: : Additional properties", "egress.0.ports.0.port: True is not valid", "spec.dependancies: unknown field"]
+    if "no CRD schemas" not in told.stdout:
+        words.append("PipelineVersion b/a: spec: Additional properties are not allowed ('pipelineSpecs'")
+    for word in words:
+        assert word in told.stderr
+
+
 @pytest.mark.parametrize(("change", "words"), [
     (lambda role: role["rules"][0].update(verbs=["*"]), "a role allows '*'"),
     (lambda role: role["rules"][0].update(resources=["secrets"], resourceNames=[]), "reads all secrets"),
