@@ -99,7 +99,8 @@ def test_unknown_fields_and_wrong_types_are_told(rendered, tmp_path):
     if not TOOLS.is_file():
         pytest.skip(f"no {TOOLS}: run `make manifests` once, or name another interpreter that has its tools in MED42_MANIFEST_TOOLS")
     (tmp_path / "objects.yaml").write_text(UNKNOWN)
-    (tmp_path / "kustomization.yaml").write_text("apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [objects.yaml]\n")
+    (tmp_path / "kustomization.yaml").write_text(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [objects.yaml]\n")
     command = [TOOLS, MANIFESTS / "check.py", "--no-checkov", tmp_path]
     told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert told.returncode == 1
