@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORK ?= work
 BASE ?= main
 
-.PHONY: run test lint compile impact readmes clean help images images-offline push sbom scan requirements test-images test-nodes test-distributed
+.PHONY: run test lint compile impact readmes clean help images images-offline push sbom scan requirements manifests crds kind-up kind-run kind-down test-images test-nodes test-distributed
 
 help:
 	@echo "make run       run the shipped 'tiny' recipe whole, on this machine"
@@ -20,6 +20,8 @@ help:
 	@echo "make requirements   write the images' requirements with hashes again"
 	@echo "make compile   compile the golden pipelines again"
 	@echo "make impact BASE=main   what the work tree changes since a commit, as Markdown (RECIPES=... for some recipes alone)"
+	@echo "make manifests render every manifest and hold it against its schema, our rules and checkov (crds: fetch the schemas first)"
+	@echo "make kind-up kind-run kind-down   a cluster on this machine, 'tiny' on it, and away with it"
 	@echo "make readmes   write the components' READMEs again"
 
 # torch comes first and by exact version: asked for like this, pip takes the CPU build; left to the others' ranges it
@@ -43,13 +45,37 @@ lint: $(BIN)/.made
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint images/*/Dockerfile
-	$(BIN)/shellcheck --external-sources --shell bash .ci/run .ci/engine images/build images/lock images/push images/sbom/write images/standin/build
+	$(BIN)/shellcheck --external-sources --shell bash .ci/run .ci/engine images/build images/lock images/push images/sbom/write images/standin/build \
+	  kind/up kind/run kind/down manifests/fetch-crds
 
 compile: $(BIN)/.made
 	$(BIN)/python -m pipelines.golden
 
 impact: $(BIN)/.made
 	@$(BIN)/med42 impact --base $(BASE) $(RECIPES)
+
+# checkov pins more than the rest of the project can live with: its environment is its own.
+.venv-manifests/.made: manifests/requirements.txt
+	$(PYTHON) -m venv .venv-manifests
+	.venv-manifests/bin/pip install --quiet --requirement manifests/requirements.txt
+	touch $@
+
+manifests: .venv-manifests/.made
+	.venv-manifests/bin/python manifests/check.py
+	.venv-manifests/bin/yamllint --config-file manifests/.yamllint manifests kind .github
+	.venv-manifests/bin/zizmor --offline --quiet .github/workflows
+
+crds:
+	manifests/fetch-crds build/crds
+
+kind-up:
+	kind/up
+
+kind-run: $(BIN)/.made
+	kind/run
+
+kind-down:
+	kind/down
 
 readmes: $(BIN)/.made
 	$(BIN)/python -m components.readme
@@ -82,4 +108,4 @@ test-nodes: $(BIN)/.made
 	$(BIN)/python -m pytest tests/training/test_two_nodes.py
 
 clean:
-	rm -rf $(VENV) $(WORK)
+	rm -rf $(VENV) .venv-manifests $(WORK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import shutil
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from med42.cluster.look import checks_on, profile_told
+from med42.cluster.profile import Profile
 from med42.data.licences import check_licences, licensed
 from med42.data.prepare_source import find_converter as source_converter
 from med42.errors import Med42Error
@@ -40,7 +43,8 @@ def preflight(recipe: Recipe, shape: str, job: Job, markdown: Path, html: Path) 
     Raises:
         Med42Error: naming every failed check.
     """
-    with job.telling("preflight") as facts:
+    # On a cluster the journal's volume is not there yet: it is one of the things that are looked at.
+    with (dataclasses.replace(job, store=None) if profile_told() else job).telling("preflight") as facts:
         verdicts = verdicts_on(recipe, shape, job, markdown)
         markdown.write_text(as_markdown(verdicts))
         html.write_text(as_page(recipe, verdicts))
@@ -69,15 +73,17 @@ def verdicts_on(recipe: Recipe, shape: str, job: Job, output: Path) -> list[Verd
         _verdict("converters", lambda: _converters(recipe)),
         _verdict("licences", lambda: check_licences(recipe, _repository(recipe, job.push_to))),
         _verdict("lock", lambda: _pins(recipe)),
-        _verdict("files", lambda: _files(recipe, job.data_root)),
         _verdict("reward", lambda: _reward(recipe, job.data_root)),
-        _disk(recipe, job.store or output),
-        _memory(recipe),
     ]
-    if target == "directory" and job.push_to:
+    if profile := profile_told():
+        verdicts += _on_cluster(recipe, profile, target == "hub")
+    else:
+        verdicts += [_verdict("files", lambda: _files(recipe, job.data_root)), _disk(recipe, job.store or output), _memory(recipe)]
+    if target == "directory" and job.push_to and not profile:
         verdicts.append(_verdict("release folder", lambda: _writable(Path(job.push_to.partition(":")[2]))))
     if target == "hub" or any(isinstance(origin, HubOrigin) for _, origin in _origins(recipe)):
-        verdicts += [_verdict("hub token", lambda: _token(target == "hub")), _verdict("hub", _hub_answers)]
+        # A cluster's token to push with is a secret of the task that pushes, and was looked at among the secrets.
+        verdicts += [_verdict("hub token", lambda: _token(target == "hub" and not profile)), _verdict("hub", _hub_answers)]
     verdicts += [_verdict(f"bucket of {key}", functools.partial(_bucket, recipe, key, origin))
                  for key, origin in _origins(recipe) if isinstance(origin, BucketOrigin)]
     return verdicts
@@ -109,6 +115,17 @@ def _verdict(check: str, look: Callable[[], str]) -> Verdict:
         return Verdict(check, True, look())
     except Med42Error as error:
         return Verdict(check, False, str(error))
+
+
+def _on_cluster(recipe: Recipe, profile: Profile, pushes: bool) -> list[Verdict]:
+    """What the cluster has of what its profile says; this machine's own disk and memory are not those of the stages."""
+    verdicts: list[Verdict] = []
+    try:
+        for check, look in checks_on(recipe, profile, pushes):
+            verdicts.append(_verdict(check, look))
+    except Med42Error as error:
+        verdicts.append(Verdict("cluster", False, str(error)))
+    return verdicts
 
 
 def _origins(recipe: Recipe) -> list[tuple[str, HubOrigin | FileOrigin | BucketOrigin]]:

@@ -3,6 +3,7 @@
     python -m pipelines.golden            compile them again
     python -m pipelines.golden --check    name every one that would change, and exit with 1
 
+Each file holds a Pipeline and a PipelineVersion as Argo CD applies them (`manifests/gitops`), the intermediate representation inside.
 A change of a golden file belongs into the same commit as the change that made it.
 """
 
@@ -10,23 +11,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
-from med42.cli.compile import compile_recipe
+from med42.cli.compile import compile_pipeline
 from med42.cluster.profile import load_profile
 from med42.recipe import load_recipe
 
 COMPILED = Path(__file__).parent / "compiled"
-GOLDEN = {"tiny": "default", "llama3-8b": "gpu-pool"}  # a recipe, and the cluster profile it is compiled for
+# A recipe, and the cluster profile it is compiled for.
+GOLDEN = {"tiny": "kind", **dict.fromkeys(("llama3-8b", "llama3.1-8b", "llama3-70b", "llama3.1-70b"), "gke")}
 
 
 def compiled(recipe: str) -> bytes:
     """One of the golden pipelines, compiled now."""
-    with tempfile.TemporaryDirectory() as scratch:
-        output = Path(scratch) / "pipeline.yaml"
-        compile_recipe(load_recipe(recipe), load_profile(GOLDEN[recipe]), output, images=None)
-        return output.read_bytes()
+    return compile_pipeline(load_recipe(recipe), load_profile(GOLDEN[recipe]), images=None).manifest
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -24,6 +24,7 @@ from components.push_model.component import push_model
 from components.sample_answers.component import sample_answers
 from components.score_answers.component import score_answers
 from components.seal_audit.component import seal_audit
+from components.summarise_run.component import summarise_run
 from components.train_dpo.component import train_dpo
 from components.train_sft.component import train_sft
 from med42.cluster.image_lock import ImageLock
@@ -55,17 +56,29 @@ def med42_v2(experiment: Recipe, profile: Profile, images: ImageLock | None = No
         until: one of `stages_of(experiment)`, which is then the last; no model is scored on the way to another stage than
             its scores. Empty for the whole pipeline.
     """
-    resolved, shape = dump_recipe(experiment), shape_of(experiment)
+    resolved, shape, volume = dump_recipe(experiment), shape_of(experiment), profile.storage.volume
+    kept = f"{volume.path}/store" if volume else ""
+    release = f"directory:{volume.path}/releases/{experiment.name}" if volume and experiment.push.kind == "directory" else ""
     # Kubeflow's database may refuse a pipeline with characters beyond ASCII; the recipe itself comes escaped.
     title = experiment.title.encode("ascii", "replace").decode()
 
-    @dsl.pipeline(name=f"med42-{experiment.name.replace('.', '-')}", description=title)
+    @dsl.pipeline(name=pipeline_name(experiment), display_name=title, description=title, pipeline_root=profile.storage.bucket)
     @_as_far_as_asked()
-    def pipeline(recipe: str = resolved, overrides: str = "", push_to: str = "", data_root: str = "", store: str = "",
+    def pipeline(recipe: str = resolved, overrides: str = "", push_to: str = release, data_root: str = "", store: str = kept,
                  run: str = "") -> None:
-        def on_its_pool(task: Any, shown_as: str = "") -> Any:
+        """A run of the recipe.
+
+        Args:
+            recipe: The whole experiment as JSON. Leave it as it is; another one is another pipeline.
+            overrides: Changes to the recipe, as key.path=value, separated by blanks.
+            push_to: directory:PATH or hub:OWNER/NAME; empty for the recipe's place.
+            data_root: Folder in which files of the recipe are looked up; empty for none.
+            store: Folder of finished artifacts to use again; empty to make all of them.
+            run: Name of this run in records; empty for the run's name here.
+        """
+        def on_its_pool(task: Any, shown_as: str = "", detail: str | int | None = None) -> Any:
             """A task where the profile puts it, under the name that people read."""
-            return place(task, profile, experiment, images).set_display_name(shown_as or task.name)
+            return place(task, profile, experiment, images, detail).set_display_name(shown_as or task.name)
 
         def built(component: str, detail: str | int | None = None) -> None:
             if component.replace("-", "_") + ("" if detail is None else f"-{detail}") == until:
@@ -79,8 +92,9 @@ def med42_v2(experiment: Recipe, profile: Profile, images: ImageLock | None = No
 
         def stage(component: Any, shown_as: str = "", **inputs: Any) -> Any:
             """Every stage after preflight is told recipe and places by the file that preflight wrote."""
-            outputs = on_its_pool(component(job_file=job, **inputs), shown_as).outputs
-            built(component.name, inputs.get("label", inputs.get("round_number")))
+            detail = inputs.get("label", inputs.get("round_number"))
+            outputs = on_its_pool(component(job_file=job, **inputs), shown_as, detail).outputs
+            built(component.name, detail)
             return outputs
 
         # The rows that will be scored come first: nothing that is trained on may hold them.
@@ -120,8 +134,15 @@ def med42_v2(experiment: Recipe, profile: Profile, images: ImageLock | None = No
 
         decided = stage(decide_release, scores=scores)
         with dsl.If(decided["Output"] == True, name="approved"):  # noqa: E712
-            stage(seal_audit, subject=stage(push_model, model=model, decision=decided["decision"])["release"])
+            release_sealed = stage(seal_audit, subject=stage(push_model, model=model, decision=decided["decision"])["release"])
         with dsl.Else(name="refused"):
-            stage(seal_audit, subject=decided["decision"])
+            refusal_sealed = stage(seal_audit, subject=decided["decision"])
+        sealed = dsl.OneOf(release_sealed["Output"], refusal_sealed["Output"])
+        stage(summarise_run, "summary", scores=scores, decision=decided["decision"], sealed=sealed)
 
     return pipeline
+
+
+def pipeline_name(recipe: Recipe) -> str:
+    """What a cluster calls the pipeline of a recipe."""
+    return f"med42-{recipe.name.replace('.', '-').replace('_', '-')}"

@@ -7,7 +7,7 @@ from components.images import RELEASE
 
 
 @dsl.component(base_image=RELEASE, install_kfp_package=False)
-def seal_audit(job_file: Input[Artifact], subject: Input[Artifact], bundle: Output[Artifact], page: Output[HTML]) -> None:
+def seal_audit(job_file: Input[Artifact], subject: Input[Artifact], bundle: Output[Artifact], page: Output[HTML]) -> str:
     """Put every record behind a release, or behind a refusal, into one file that checks itself.
 
     Args:
@@ -15,6 +15,9 @@ def seal_audit(job_file: Input[Artifact], subject: Input[Artifact], bundle: Outp
         subject: The release, or the decision against one.
         bundle: The bundle.
         page: The bundle for people.
+
+    Returns:
+        The bundle's name and the digest of its record.
     """
     from pathlib import Path
 
@@ -25,3 +28,4 @@ def seal_audit(job_file: Input[Artifact], subject: Input[Artifact], bundle: Outp
     recipe, job = read_job(job_file.path)
     record = stage(recipe, Path(subject.path), Path(bundle.path), job)
     show(record, bundle, page)
+    return f"{record.measured['bundle']} {record.digest}"

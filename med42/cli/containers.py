@@ -16,7 +16,6 @@ import contextlib
 import itertools
 import json
 import os
-import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from med42.cluster.network import needs_network
-from med42.cluster.profile import Profile, accelerators, devices_of
+from med42.cluster.profile import Profile, accelerators, amount, asks, devices_of
 from med42.errors import Med42Error
 from med42.lineage.provenance import stages_digest
 from med42.recipe import Recipe
@@ -33,7 +32,6 @@ from med42.recipe import Recipe
 UID = 10001  # the images' own user
 PIDS = 4096
 PASSED_ON = ("HF_TOKEN", "HF_ENDPOINT", "STORAGE_EMULATOR_HOST", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE")
-UNITS = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 @dataclass
@@ -153,10 +151,10 @@ class Containers:
         return asked
 
     def _memory(self, stage: str) -> int:
-        """Bytes: what the stage's pool says, or nine tenths of what the engine's machine has."""
-        if asked := self.profile.pool(stage).memory:
-            number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", asked).groups()  # type: ignore[union-attr]
-            return int(float(number) * UNITS[unit])
+        """Bytes: what the profile says of the stage, or nine tenths of what the engine's machine has."""
+        asked = asks(stage, self.profile, devices_of(self.recipe, stage))
+        if asked and asked.memory:
+            return int(amount(asked.memory))
         return int(self.client.info()["MemTotal"]) * 9 // 10
 
     def _find(self, image: str) -> Any:

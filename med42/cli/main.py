@@ -180,19 +180,23 @@ def compile_(
     changes: SetOption = [],  # noqa: B006
     profile: Annotated[str, typer.Option(help="A shipped cluster profile's name, or a *.yaml file.")] = "default",
     images: Annotated[Path, typer.Option(help="The digests of pushed images.")] = Path("images/digests.lock"),
+    form: Annotated[str, typer.Option("--format", help="ir, which Kubeflow's pages upload; or manifest, which kubectl applies.")] = "ir",
+    namespace: Annotated[str, typer.Option(help="Of a manifest's objects, instead of the profile's.")] = "",
     allow_tags: Annotated[bool, typer.Option("--allow-tags", help="Name images by tags, which a registry may move.")] = False,
 ) -> None:
-    """Compile a recipe into a pipeline for Kubeflow, with its images by digest."""
-    from med42.cli.compile import compile_recipe
+    """Compile a recipe into a pipeline for Kubeflow, with its images by digest; refuse one that does not fit the cluster."""
+    from med42.cli.compile import Format, compile_pipeline, print_placed, write_compiled
     from med42.cluster.image_lock import load_image_lock
     from med42.cluster.profile import load_profile
     from med42.lineage.provenance import stages_digest
 
     with _told_plainly():
-        resolved = load_recipe(recipe, changes)
+        written_as, resolved = Format(form), load_recipe(recipe, changes)
         lock = None if allow_tags else load_image_lock(images, stages_digest())
-        size = compile_recipe(resolved, load_profile(profile), output, lock)
-        _console().print(f"{output}: {size:,} bytes, recipe {recipe_digest(resolved)[:12]}, profile {profile}")
+        compiled = compile_pipeline(resolved, load_profile(profile), lock, namespace)
+        size = write_compiled(compiled, written_as, output)
+        print_placed(compiled, _console())
+        _console().print(f"{output}: {compiled.version}, {size:,} bytes, recipe {recipe_digest(resolved)[:12]}, profile {profile}")
 
 
 @app.command()

@@ -28,6 +28,7 @@ from pydantic import Field, PositiveInt, ValidationError
 from med42.cluster.api import GROUP, VERSION, Cluster, connect
 from med42.cluster.causes import FINAL, PASSING, Cause, End, read_pod
 from med42.cluster.follow import Follower
+from med42.cluster.profile import NODES_VARIABLE
 from med42.errors import Med42Error
 from med42.lineage.artifact import Outcome, copy_artifact
 from med42.lineage.digest import folder_files, value_digest
@@ -42,7 +43,6 @@ from med42.training.launch import FOLLOWED, OUTCOME, Launch, Train, fetch_checkp
 IDENTITY = "med42.io/identity"  # the annotation with the digest that the name has the beginning of
 ATTEMPT = "med42.io/attempt"
 MANAGER = "med42.io/launcher"
-NODES_VARIABLE = "MED42_NODES"  # in which a component finds its `Nodes`: where it runs, which changes no result
 POD_NAME, POD_UID = "KFP_POD_NAME", "KFP_POD_UID"  # in which Kubeflow tells a pod who it is
 PORT = 29500  # which Trainer opens on node 0
 SEEN_AFTER = 120.0  # seconds in which one node's files are seen by another one: NFS keeps what it knew of a folder for up to a minute

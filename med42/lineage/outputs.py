@@ -35,8 +35,13 @@ def show(record: Record, artifact: Output, page: Output, metrics: MetricsOutput 
     Path(page.path).parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(Path(artifact.path) / "page.html", page.path)
     if metrics is not None:
-        for name, value in numbers(record.measured).items():
-            metrics.log_metric(name, value)
+        log(metrics, numbers(record.measured))
+
+
+def log(metrics: MetricsOutput, values: dict[str, float]) -> None:
+    """Log several numbers."""
+    for name, value in values.items():
+        metrics.log_metric(name, value)
 
 
 def numbers(measured: dict[str, Any]) -> dict[str, float]:

@@ -113,4 +113,4 @@ def test_each_stage_can_be_the_last(changes):
 
 def test_no_stage_is_forgotten(tmp_path):
     assert {path.name for path in Path("components").iterdir() if (path / "component.py").is_file()} == {
-        stage.partition("-")[0] for stage in stages_of(load_recipe("tiny", [ON_POLICY]))} | {"push_model", "seal_audit"}
+        stage.partition("-")[0] for stage in stages_of(load_recipe("tiny", [ON_POLICY]))} | {"push_model", "seal_audit", "summarise_run"}

@@ -156,7 +156,8 @@ def test_success_without_the_outputs_is_a_failure(containers):
 
 def test_a_stage_that_needs_too_much_memory_is_told(containers):
     containers.profile = load_profile("default").model_validate(
-        {"name": "small", "title": "small", "pools": {"data": {"memory": "48Mi"}}})
+        {"name": "small", "title": "small", "pools": {"all": {}}, "tasks": {
+            kind: {"pool": "all", "memory": "48Mi"} for kind in ("data", "train", "evaluate", "release")}})
     succeeded, failures = stage(containers, "python3 -c 'x = bytearray(200 << 20)'")
     assert not succeeded
     assert failures == [("mix_data", "out of memory: the limit is 48 MiB")]
@@ -307,7 +308,7 @@ def test_a_stage_that_fetches_from_a_hub_has_a_network_and_the_hubs_settings(con
 
 
 def test_gpus_memory_and_shared_memory_come_from_recipe_and_profile(containers):
-    containers.recipe, containers.profile = load_recipe("llama3-8b"), load_profile("gpu-pool")
+    containers.recipe, containers.profile = load_recipe("llama3-8b"), load_profile("single-pod")
     train = containers._hardened("train_sft")
     assert [(request["Count"], request["Capabilities"]) for request in train["device_requests"]] == [(8, [["gpu"]])]
     assert train["shm_size"] == train["mem_limit"] // 2 > 1 << 30
