@@ -12,6 +12,7 @@ runs the command, and one of them is the meeting point.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import dataclasses
 import json
 import os
@@ -37,6 +38,7 @@ from med42.training.sharding import is_first_process
 Train = Callable[[Recipe, dict[str, Path], Path, Path, Job], Outcome]
 
 OUTCOME = "outcome.json"
+SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 def start(train: Train, stage: str, settings: Sft | Dpo, recipe: Recipe, inputs: dict[str, Path], draft: Path, job: Job) -> Outcome:
@@ -68,7 +70,7 @@ def start(train: Train, stage: str, settings: Sft | Dpo, recipe: Recipe, inputs:
 
 def _run(command: list[str]) -> int:
     """Run torchrun to its end, and let it hear when this process is told to end; its exit status."""
-    process = subprocess.Popen([sys.executable, *command])
+    process = subprocess.Popen([sys.executable, *command], preexec_fn=die_with_parent)
     passed_on = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate()) if passed_on else None
     try:
@@ -78,6 +80,15 @@ def _run(command: list[str]) -> int:
             signal.signal(signal.SIGTERM, before)
         if process.poll() is None:
             process.kill()
+
+
+def die_with_parent() -> None:
+    """Let the kernel end this process when the one that started it is killed.
+
+    torchrun gives its processes sessions of their own; left behind, they would train on, into the next attempt's checkpoints.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def torchrun(module: str, devices: Devices, meeting_point: str, job_file: Path, inputs: dict[str, Path], out: Path,
@@ -108,6 +119,7 @@ def main(train: Train, stage: Callable[[dict[str, Path]], str]) -> None:
         train: the training.
         stage: its name, by its inputs.
     """
+    die_with_parent()
     parser = argparse.ArgumentParser(description=train.__doc__)
     parser.add_argument("--job", required=True, help="recipe and places, as preflight wrote them")
     parser.add_argument("--out", required=True, type=Path, help="folder to write into")
