@@ -32,7 +32,7 @@ from med42.recipe.schema import Devices, Dpo, Sft
 from med42.training.checkpoint_bucket import bucket_of
 from med42.training.checkpoints import checkpoint_folder
 from med42.training.failures import explained, first_failure, memory_advice, write_failure
-from med42.training.sharding import is_first_process
+from med42.training.sharding import is_first_process, leave
 
 # What a trainer module offers: train(recipe, inputs by name, draft folder, scratch folder, job).
 Train = Callable[[Recipe, dict[str, Path], Path, Path, Job], Outcome]
@@ -135,3 +135,4 @@ def main(train: Train, stage: Callable[[dict[str, Path]], str]) -> None:
         raise
     if is_first_process():
         (given.scratch / OUTCOME).write_text(json.dumps(dataclasses.asdict(outcome)))
+    leave()
