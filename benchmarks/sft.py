@@ -39,6 +39,7 @@ from med42.lineage.record import read_record
 from med42.recipe import Recipe, load_recipe
 from med42.training.prepare_base import prepare_base
 from med42.training.train_sft import train_sft
+from med42.training.trainer import training_order
 
 ROUNDS = 3
 STEPS = 6
@@ -101,8 +102,9 @@ def trls(folder: Path, out: Path, chunks: PackedChunks | None = None) -> dict[st
         rows = datasets.Dataset.from_parquet(paths, cache_dir=str(out / "cache"), columns=["messages"])
         way = {"packing": True, "packing_strategy": "bfd", "assistant_only_loss": True, "max_length": recipe().pack.chunk}
     else:
-        rows = datasets.Dataset.from_list([{key: values.tolist() for key, values in chunk.items()} for chunk in chunks])
-        way = {"dataset_kwargs": {"skip_prepare_dataset": True}, "padding_free": True, "max_length": None}
+        order = training_order(len(chunks), STEPS * settings.batch, recipe().seed)
+        rows = datasets.Dataset.from_list([{key: values.tolist() for key, values in chunks[number].items()} for number in order])
+        way = {"train_sampling_strategy": "sequential", "dataset_kwargs": {"skip_prepare_dataset": True}, "padding_free": True, "max_length": None}
     trainer = SFTTrainer(model=model, train_dataset=rows, processing_class=tokenizer, args=SFTConfig(
         **way, output_dir=str(out / "trl"), seed=recipe().seed, data_seed=recipe().seed, use_cpu=True, bf16=False, report_to="none",
         per_device_train_batch_size=1, gradient_accumulation_steps=settings.batch, max_steps=STEPS, optim="adamw_torch",

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import overload
 
 from med42.recipe.parts import source_parts
-from med42.recipe.schema import Devices, PreferenceSource, Recipe
+from med42.recipe.schema import Devices, Dpo, PreferenceSource, Recipe, Sft
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,24 @@ def expected_chunks(recipe: Recipe) -> int | None:
     return None if rows is None or length is None else math.ceil(rows * length / recipe.pack.chunk)
 
 
+@overload
+def steps_of(settings: Sft | Dpo, rows: int) -> int: ...
+
+
+@overload
+def steps_of(settings: Sft | Dpo, rows: int | None) -> int | None: ...
+
+
+def steps_of(settings: Sft | Dpo, rows: int | None) -> int | None:
+    """Optimizer steps on this many chunks or pairs: as set, or as many as pass over all of them `epochs` times."""
+    if settings.steps is not None or rows is None:
+        return settings.steps
+    return math.ceil(settings.epochs * rows / settings.batch)
+
+
 def expected_sft_steps(recipe: Recipe) -> int | None:
-    """Optimizer steps of SFT: as set, or epochs times the steps of one epoch, whose last batch may be short."""
-    chunks = expected_chunks(recipe)
-    if recipe.sft.steps is not None:
-        return recipe.sft.steps
-    return None if chunks is None else math.ceil(recipe.sft.epochs * math.ceil(chunks / recipe.sft.batch))
+    """Optimizer steps of SFT."""
+    return steps_of(recipe.sft, expected_chunks(recipe))
 
 
 def expected_pairs(recipe: Recipe, names: list[str]) -> int | None:
@@ -98,10 +111,7 @@ def expected_pairs(recipe: Recipe, names: list[str]) -> int | None:
 
 def expected_dpo_steps(recipe: Recipe, names: list[str]) -> int | None:
     """Optimizer steps of the round that trains on the named sets."""
-    pairs = expected_pairs(recipe, names)
-    if recipe.dpo.steps is not None:
-        return recipe.dpo.steps
-    return None if pairs is None else math.ceil(recipe.dpo.epochs * math.ceil(pairs / recipe.dpo.batch))
+    return steps_of(recipe.dpo, expected_pairs(recipe, names))
 
 
 def _sft_facts(recipe: Recipe) -> list[Fact]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import dataclasses
 import json
 import os
@@ -34,7 +35,7 @@ from med42.recipe.schema import Devices, Dpo, Sft
 from med42.training.checkpoint_bucket import bucket_of
 from med42.training.checkpoints import checkpoint_folder
 from med42.training.failures import explained, first_failure, memory_advice, write_failure
-from med42.training.sharding import is_first_process
+from med42.training.sharding import is_first_process, leave
 
 # What a trainer module offers: train(recipe, inputs by name, draft folder, scratch folder, job).
 Train = Callable[[Recipe, dict[str, Path], Path, Path, Job], Outcome]
@@ -45,6 +46,7 @@ Launch = Callable[[Train, str, Sft | Dpo, Recipe, dict[str, Path], Path, Job], O
 OUTCOME = "outcome.json"
 FOLLOWED = "followed"  # a file of the scratch folder that whoever waits for a training touches, where they are not its parent process
 ABANDONED_AFTER = 3600.0  # seconds
+SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 def start(train: Train, stage: str, settings: Sft | Dpo, recipe: Recipe, inputs: dict[str, Path], draft: Path, job: Job) -> Outcome:
@@ -86,7 +88,7 @@ def fetch_checkpoint(stage: str, settings: Sft | Dpo, recipe: Recipe, inputs: di
 
 def _run(command: list[str]) -> int:
     """Run torchrun to its end, and let it hear when this process is told to end; its exit status."""
-    process = subprocess.Popen([sys.executable, *command])
+    process = subprocess.Popen([sys.executable, *command], preexec_fn=die_with_parent)
     passed_on = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate()) if passed_on else None
     try:
@@ -96,6 +98,15 @@ def _run(command: list[str]) -> int:
             signal.signal(signal.SIGTERM, before)
         if process.poll() is None:
             process.kill()
+
+
+def die_with_parent() -> None:
+    """Let the kernel end this process when the one that started it is killed.
+
+    torchrun gives its processes sessions of their own; left behind, they would train on, into the next attempt's checkpoints.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def torchrun(module: str, devices: Devices, meeting_point: str, job_file: Path, inputs: dict[str, Path], out: Path,
@@ -129,6 +140,7 @@ def main(train: Train, stage: Callable[[dict[str, Path]], str]) -> None:
         train: the training.
         stage: its name, by its inputs.
     """
+    die_with_parent()
     parser = argparse.ArgumentParser(description=train.__doc__)
     parser.add_argument("--job", required=True, help="recipe and places, as preflight wrote them")
     parser.add_argument("--out", required=True, type=Path, help="folder to write into")
@@ -164,3 +176,4 @@ def end_when_abandoned(mark: Path, after: float = ABANDONED_AFTER, every: float 
                 seen, since = now, time.monotonic()
     print(f"{mark}: not touched for {after:.0f} s, so nobody waits for this training any more; it ends", flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
+    leave()

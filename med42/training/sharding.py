@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from typing import Any
 
 from med42.errors import Med42Error
@@ -81,6 +82,21 @@ def meet() -> None:
 
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
+
+
+def leave() -> None:
+    """End this process, when every process is here.
+
+    Not by the interpreter's own end: threads of the communication that still run then abort it, now and then, after all is done.
+    """
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        meet()
+        torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def whole_weights(trainer: Any, settings: Sft | Dpo) -> dict[str, Any] | None:

@@ -74,7 +74,8 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
     settings, policy, preferences = recipe.dpo, inputs["policy"], inputs["preferences"]
     name = name_of(inputs)
     round_number = int(name.rpartition("-")[2])
-    training = Training(name, recipe, settings, inputs, scratch, job, 2 * settings.batch * settings.max_length)
+    training = Training(name, recipe, settings, inputs, scratch, job, 2 * settings.batch * settings.max_length,
+                        read_record(preferences).measured["pairs"])
     tokenizer: Any = AutoTokenizer.from_pretrained(policy)
     arguments = _arguments(recipe, training)  # before the model is loaded: by them each process loads its shard
     model = load_model(policy, settings)

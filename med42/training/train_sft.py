@@ -91,7 +91,7 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
     from trl import SFTConfig, SFTTrainer
 
     settings, base, chunks = recipe.sft, inputs["base"], PackedChunks(inputs["packed"])
-    training = Training("train_sft", recipe, settings, inputs, scratch, job, settings.batch * recipe.pack.chunk)
+    training = Training("train_sft", recipe, settings, inputs, scratch, job, settings.batch * recipe.pack.chunk, len(chunks))
     score_supervised_positions_only()
     tokenizer = AutoTokenizer.from_pretrained(base)
     arguments = SFTConfig(

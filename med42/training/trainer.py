@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -13,6 +14,7 @@ from markupsafe import Markup
 from med42.errors import Med42Error
 from med42.lineage.journal import Job, Progress
 from med42.recipe import Recipe
+from med42.recipe.derived import steps_of
 from med42.recipe.schema import Dpo, Sft
 from med42.report import page, plot
 from med42.training.checkpoint_bucket import bucket_of, uploading_callback
@@ -41,11 +43,12 @@ class Training:
         resumed: the checkpoint that it goes on from.
         steps: optimizer steps done, those before the checkpoint included.
         logged: what was logged at each logging step.
+        order: numbers of the chunks or pairs, in the order in which they are trained on.
     """
 
     def __init__(self, name: str, recipe: Recipe, settings: Sft | Dpo, inputs: dict[str, Path], scratch: Path, job: Job,
-                 tokens_a_step: int) -> None:
-        """Join the other processes and look for a checkpoint.
+                 tokens_a_step: int, rows: int) -> None:
+        """Join the other processes and look for a checkpoint; `rows` chunks or pairs are to be trained on.
 
         Raises:
             Med42Error: another number of processes than the recipe asks for, or no way for them to meet.
@@ -55,6 +58,7 @@ class Training:
         self.checkpoints = checkpoint_folder(name, recipe, settings, inputs, job)
         self.resumed = newest(self.checkpoints)
         self.steps, self.logged, self._trainer = 0, list[dict[str, Any]](), None
+        self.order = training_order(rows, steps_of(settings, rows) * settings.batch, recipe.seed)
         self._tokens_a_step, self._seconds = tokens_a_step, 0.0
         self._preemption = Preemption()
         join_processes(settings)
@@ -85,6 +89,8 @@ class Training:
         if settings.tensorboard and self.job.store and is_first_process():
             events = self.job.store / "tensorboard" / self.job.run / self.name
             trainer.add_callback(tensorboard_callback(events, start.step if start else 0))
+        # Instead of torch's generator. The processes share out batches of it, so that all together take the same rows each step.
+        trainer._get_train_sampler = lambda *_: self.order
         resume = start and for_this_many(start, settings, self.scratch)
         clock = time.monotonic()
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -123,6 +129,22 @@ class Training:
         return facts
 
 
+def training_order(rows: int, count: int, seed: int) -> list[int]:
+    """Row numbers for a training: pass after pass over all rows, each in an order of its own, by digest.
+
+    One stream over all passes: a short batch at the end of a pass would be filled up otherwise on another number of processes.
+
+    Args:
+        rows: chunks or pairs.
+        count: how many are trained on.
+        seed: the recipe's.
+    """
+    def turn(number: int) -> list[int]:
+        return sorted(range(rows), key=lambda row: hashlib.sha256(f"{seed}/{number}/{row}".encode()).digest())
+
+    return [row for number in range(-(-count // rows)) for row in turn(number)][:count]
+
+
 def training_arguments(settings: Sft | Dpo, at_once: int, seed: int, training: Training) -> dict[str, Any]:
     """The keyword arguments that SFTConfig and DPOConfig share.
 
@@ -137,7 +159,7 @@ def training_arguments(settings: Sft | Dpo, at_once: int, seed: int, training: T
         "optim": OPTIMIZERS[settings.optimizer], "learning_rate": settings.learning_rate, "adam_beta1": settings.betas[0],
         "adam_beta2": settings.betas[1], "adam_epsilon": settings.epsilon, "weight_decay": settings.weight_decay,
         "lr_scheduler_type": settings.schedule, "warmup_steps": settings.warmup, "max_grad_norm": settings.clip_norm,
-        "num_train_epochs": settings.epochs, "max_steps": settings.steps if settings.steps is not None else -1,
+        "max_steps": len(training.order) // settings.batch,
         "per_device_train_batch_size": at_once, "gradient_accumulation_steps": settings.accumulation, "bf16": settings.dtype == "bfloat16",
         "deepspeed": deepspeed_settings(settings, at_once, bool(resumed and resumed.processes != processes)),
         "activation_checkpointing": settings.activation_checkpointing,
@@ -224,7 +246,7 @@ def peak_memory() -> int:
 
 def write_log(logged: list[dict[str, Any]], draft: Path) -> None:
     """Write the logged values without those of the clock, and TRL's count of tokens, which starts anew when it resumes."""
-    left_out = ("_runtime", "_per_second", "num_tokens")
+    left_out = ("_runtime", "_per_second", "num_tokens", "epoch")  # to the trainer, all passes are one
     kept = [{key: value for key, value in entry.items() if not key.endswith(left_out)} for entry in logged]
     (draft / "training_log.json").write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
 

@@ -6,11 +6,11 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from med42.lineage.journal import Job, write_job
@@ -44,8 +44,11 @@ def start(folder, tiny, changes, stage="sft"):
 
 
 def kill(process):
-    os.killpg(process.pid, signal.SIGKILL)
+    """Kill the stage alone, as a machine short of memory would; the processes that it started end with it."""
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
     process.wait()
+    assert not psutil.wait_procs(started, timeout=20)[1], "processes that nobody waits for train on"
 
 
 def attempts(folder):

@@ -12,6 +12,7 @@ from med42.lineage.artifact import Outcome, Plan, produce
 from med42.recipe import load_recipe
 from med42.training.model import COMPANIONS
 from med42.training.train_sft import train_sft
+from med42.training.trainer import training_order
 
 SHORT = ["sft.steps=4", "sft.threads=1", "sft.warmup=0", "sft.checkpoint_every=0"]
 ROPE_31 = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -57,11 +58,12 @@ def trained_by_trl(shaped, recipe, folder):
     from trl import SFTConfig, SFTTrainer
 
     settings, chunks = recipe.sft, PackedChunks(shaped / "packed")
+    order = training_order(len(chunks), settings.steps * settings.batch, recipe.seed)
     rows = datasets.Dataset.from_list([
         {"input_ids": chunk["input_ids"].tolist(), "seq_lengths": chunk["seq_lengths"].tolist(),
-         "labels": chunk["labels"].tolist()} for chunk in chunks])
+         "labels": chunk["labels"].tolist()} for chunk in map(chunks.__getitem__, order)])
     arguments = SFTConfig(
-        output_dir=str(folder), seed=recipe.seed, data_seed=recipe.seed, use_cpu=True, bf16=False, padding_free=True, max_length=None,
+        output_dir=str(folder), seed=recipe.seed, train_sampling_strategy="sequential", use_cpu=True, bf16=False, padding_free=True, max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True}, per_device_train_batch_size=1, gradient_accumulation_steps=settings.batch,
         max_steps=settings.steps, learning_rate=settings.learning_rate, adam_beta1=settings.betas[0], adam_beta2=settings.betas[1],
         adam_epsilon=settings.epsilon, weight_decay=settings.weight_decay, optim="adamw_torch", lr_scheduler_type=settings.schedule,
@@ -117,3 +119,10 @@ def test_values_are_written_for_tensorboard(tiny, tmp_path):
     train_sft(recipe, tiny["base"], tiny["packed"], tmp_path / "out", Job("a-run", tmp_path / "store"))
     (events,) = (tmp_path / "store/tensorboard/a-run/train_sft").iterdir()
     assert all(key in events.read_bytes() for key in (b"train/loss", b"train/learning_rate", b"train/grad_norm"))
+
+
+def test_every_row_is_trained_on_once_a_pass_and_each_pass_in_another_order():
+    order = training_order(10, 25, seed=0)
+    assert [sorted(order[start : start + 10]) for start in (0, 10)] == [list(range(10))] * 2 and len(order) == 25
+    assert order[:10] != order[10:20] and order != training_order(10, 25, seed=1)
+    assert training_order(10, 0, seed=0) == []
