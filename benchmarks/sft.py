@@ -104,7 +104,8 @@ def trls(folder: Path, out: Path, chunks: PackedChunks | None = None) -> dict[st
     else:
         order = training_order(len(chunks), STEPS * settings.batch, recipe().seed)
         rows = datasets.Dataset.from_list([{key: values.tolist() for key, values in chunks[number].items()} for number in order])
-        way = {"train_sampling_strategy": "sequential", "dataset_kwargs": {"skip_prepare_dataset": True}, "padding_free": True, "max_length": None}
+        way = {"train_sampling_strategy": "sequential",
+               "dataset_kwargs": {"skip_prepare_dataset": True}, "padding_free": True, "max_length": None}
     trainer = SFTTrainer(model=model, train_dataset=rows, processing_class=tokenizer, args=SFTConfig(
         **way, output_dir=str(out / "trl"), seed=recipe().seed, data_seed=recipe().seed, use_cpu=True, bf16=False, report_to="none",
         per_device_train_batch_size=1, gradient_accumulation_steps=settings.batch, max_steps=STEPS, optim="adamw_torch",

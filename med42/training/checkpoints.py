@@ -6,6 +6,7 @@ The file COMPLETE among them is written last, when every process has written its
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
@@ -170,6 +171,27 @@ def for_this_many(checkpoint: Checkpoint, settings: Sft | Dpo, scratch: Path) ->
         (out / "latest").write_text(f"{shards}_universal")
     meet()
     return out
+
+
+def universal_callback(settings: Sft | Dpo) -> Any:
+    """A trainer callback that mends what DeepSpeed 0.19.8 gets wrong when it loads a universal checkpoint of ZeRO-3.
+
+    All weights get one and the same counter of steps, which the optimizer then counts up once for each of them; and the groups of
+    weights that do not decay get the decay of the first group.
+    """
+    from transformers import TrainerCallback
+
+    class Mender(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+            while hasattr(optimizer, "optimizer"):
+                optimizer = optimizer.optimizer
+            for kept in optimizer.state.values():
+                if "step" in kept:
+                    kept["step"] = copy.deepcopy(kept["step"])
+            for group, decay in zip(optimizer.param_groups, (settings.weight_decay, 0.0), strict=True):
+                group["weight_decay"] = decay
+
+    return Mender()
 
 
 def _damage(mark: Path) -> str:

@@ -26,6 +26,7 @@ from med42.training.checkpoints import (
     marking_callback,
     newest,
     note_attempt,
+    universal_callback,
 )
 from med42.training.failures import Preemption, divergence_callback
 from med42.training.model import save_model
@@ -92,6 +93,8 @@ class Training:
         # Instead of torch's generator. The processes share out batches of it, so that all together take the same rows each step.
         trainer._get_train_sampler = lambda *_: self.order
         resume = start and for_this_many(start, settings, self.scratch)
+        if start and resume != start.folder:
+            trainer.add_callback(universal_callback(settings))
         clock = time.monotonic()
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         self._seconds = time.monotonic() - clock

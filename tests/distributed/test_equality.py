@@ -14,8 +14,8 @@ from med42.training import train_sft as stage
 from med42.training.train_dpo import train_dpo
 from med42.training.train_sft import train_sft
 
-# 8 steps of 8 chunks are within the first epoch; its last step could be filled up differently.
-SHORT = ["sft.steps=8", "sft.log_every=1", "sft.threads=1", "sft.warmup=0.25",
+# 32 steps of 8 chunks go on into a second pass over the 228.
+SHORT = ["sft.steps=32", "sft.log_every=1", "sft.threads=1", "sft.warmup=0.25",
          "dpo.steps=4", "dpo.log_every=1", "dpo.threads=1"]
 ON_TWO = ["sft.devices.gpus_per_node=2", "dpo.devices.gpus_per_node=2"]
 VARIANTS = {

@@ -91,7 +91,7 @@ def test_killed_at_random_it_comes_to_the_same_bytes(variant, tiny, tmp_path, re
 def test_it_goes_on_with_another_number_of_processes(sharding, before, after, tiny, tmp_path, request, capsys):
     if sharding != "ddp":
         request.getfixturevalue("deepspeed")
-    base = ["sft.steps=60", "sft.checkpoint_every=5", f"sft.sharding={sharding}"]
+    base = ["sft.steps=60", "sft.checkpoint_every=5", "sft.weight_decay=0.1", f"sft.sharding={sharding}"]
 
     def on(processes):
         return [*base, f"sft.devices.gpus_per_node={processes}", f"sft.rows_per_device={8 // processes}"]

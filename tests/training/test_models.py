@@ -63,7 +63,7 @@ def trained_by_trl(shaped, recipe, folder):
         {"input_ids": chunk["input_ids"].tolist(), "seq_lengths": chunk["seq_lengths"].tolist(),
          "labels": chunk["labels"].tolist()} for chunk in map(chunks.__getitem__, order)])
     arguments = SFTConfig(
-        output_dir=str(folder), seed=recipe.seed, train_sampling_strategy="sequential", use_cpu=True, bf16=False, padding_free=True, max_length=None,
+        output_dir=str(folder), train_sampling_strategy="sequential", use_cpu=True, bf16=False, padding_free=True, max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True}, per_device_train_batch_size=1, gradient_accumulation_steps=settings.batch,
         max_steps=settings.steps, learning_rate=settings.learning_rate, adam_beta1=settings.betas[0], adam_beta2=settings.betas[1],
         adam_epsilon=settings.epsilon, weight_decay=settings.weight_decay, optim="adamw_torch", lr_scheduler_type=settings.schedule,

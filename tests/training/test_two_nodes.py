@@ -16,7 +16,6 @@ from med42.recipe import load_recipe
 from med42.training.launch import OUTCOME, torchrun
 
 STAGES = {"sft": ("base", "packed"), "dpo": ("policy", "preferences")}
-# 25 steps of 8 chunks, and 6 of 16 pairs, are within the first epoch: at its end two processes fill up the last step, one does not.
 QUICK = ["sft.steps=25", "sft.log_every=5", "dpo.steps=6", "dpo.log_every=2", "sft.threads=1", "dpo.threads=1"]
 ON_TWO = [*QUICK, "sft.devices.nodes=2", "sft.rows_per_device=4", "dpo.devices.nodes=2", "dpo.pairs_per_device=8"]
 
