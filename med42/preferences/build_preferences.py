@@ -28,6 +28,7 @@ from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.digest import merkle_root
 from med42.lineage.journal import Job
 from med42.lineage.record import Record
+from med42.lineage.row_set import ROWS, write_row_set
 from med42.preferences.pair import Pair
 from med42.recipe import Recipe
 from med42.recipe.schema import PreferenceSource
@@ -99,6 +100,8 @@ class _Writer:
         self.seen: set[str] = set()
         self.held_out_prompts: set[str] = set()
         self.ids: list[str] = []
+        self.names = sorted(recipe.preferences)
+        self.sources: list[int] = []
         self.lengths: list[tuple[int, int]] = []
 
     def take(self, name: str, pair: Pair, hit: Hit | None, held_out: bool) -> str | None:
@@ -122,6 +125,7 @@ class _Writer:
             self.held_out_prompts.add(prompt)
         else:
             self.ids.append(pair.id)
+            self.sources.append(self.names.index(name))
             self.lengths.append((len(chosen_ids), len(rejected_ids)))
         return None
 
@@ -149,6 +153,7 @@ def _build(recipe: Recipe, round_number: int, located: dict[str, Located], base:
         "pairs": len(writer.ids), "merkle_root": merkle_root(writer.ids), "accounts": accounts,
         "mean_chosen_tokens": chosen, "mean_rejected_tokens": rejected, "held_out_pairs": len(writer.seen) - len(writer.ids),
     }
+    write_row_set(draft / ROWS, writer.names, iter([(bytes.fromhex("".join(writer.ids)), writer.sources)]))
     (draft / "manifest.json").write_text(json.dumps(measured, indent=1, sort_keys=True) + "\n")
     (draft / "page.html").write_text(page.page(
         f"Preferences of round {round_number}",

@@ -447,6 +447,12 @@ class Push(Frozen):
         return self
 
 
+class Audit(Frozen):
+    """The audit bundle at the end of a run."""
+
+    signed: bool = Field(default=False, description="refuse to seal a bundle without a signing key; with one it is signed in any case")
+
+
 class Limits(Frozen):
     """What preflight asks of the machine that runs the stages."""
 
@@ -488,6 +494,7 @@ class Recipe(Frozen):
     evaluation: Evaluation
     gates: list[Gate] = []
     push: Push
+    audit: Audit = Audit()
     limits: Limits = Limits()
     unlocked: Literal["refuse", "allow"] = Field(default="refuse", description="whether a hub or bucket may be read without a pin")
     pins: dict[str, Pin] = Field(default={}, description="by key, as sources.medquad: written by `med42 lock` beside the recipe")

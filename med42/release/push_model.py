@@ -23,7 +23,7 @@ from med42.errors import Med42Error
 from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.digest import folder_files
 from med42.lineage.journal import Job
-from med42.lineage.record import ANCESTRY, RECORD, FileEntry, Record, describe_files, differing_files, read_ancestry, read_record
+from med42.lineage.record import ANCESTRY, CARRIED, RECORD, FileEntry, Record, describe_files, differing_files, read_ancestry, read_record
 from med42.recipe import Recipe, recipe_digest
 from med42.release.model_card import model_card
 from med42.report import page
@@ -73,7 +73,7 @@ class Release:
     def lay_out(self, folder: Path, put: Callable[[Path, Path], object]) -> None:
         """Put every file into an empty folder; `put` copies or links source to target."""
         for name in folder_files(self.model):
-            if name not in (ANCESTRY, CARD):
+            if name not in (ANCESTRY, CARD) and not name.startswith(f"{CARRIED}/"):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 put(self.model / name, folder / name)
         (folder / CARD).write_bytes(self.card)
