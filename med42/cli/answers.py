@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from med42.data.licences import LICENCES
 from med42.lineage.bundle import Bundle
 from med42.lineage.graph import in_order
 from med42.lineage.record import Record
@@ -18,6 +19,7 @@ from med42.lineage.row_set import LEFT_OUT, ROWS
 from med42.lineage.scores import scored
 from med42.training.planning import load_accelerators
 
+PERSONS = ("approver", "approved_by", "override")  # what a decision may record of people
 SAFETY = ("toxi", "safety", "refus", "bias", "harm")
 
 
@@ -96,7 +98,8 @@ def _phi(told: Told) -> Iterator[str]:
                     f"(policy {phi['policy']}, detector {name})")
             planted = phi.get("planted", {})
             if planted.get("identifiers"):
-                line += f"; of {planted['identifiers']:,} planted identifiers it found {planted['found']:,} ({planted['found'] / planted['identifiers']:.1%})"
+                share = planted["found"] / planted["identifiers"]
+                line += f"; of {planted['identifiers']:,} planted identifiers it found {planted['found']:,} ({share:.1%})"
             yield line
     yield "how sure: the share of planted identifiers found is a measure on made-up rows, not of what it missed in these"
 
@@ -110,13 +113,15 @@ def _leaks(told: Told) -> Iterator[str]:
     for record in told.stages("prepare_benchmarks"):
         for name, account in record.measured.get("accounts", {}).items():
             pinned = record.parameters.get("pinned", {}).get(name, {})
-            revision = pinned.get("commit") or pinned.get("revision") or (f"seed {pinned['seed']}" if "seed" in pinned else "by file digests")
+            seed = f"seed {pinned['seed']}" if "seed" in pinned else "by file digests"
+            revision = pinned.get("commit") or pinned.get("revision") or seed
             yield f"{name}: all {account['kept']:,} rows that are scored, {revision}"
     for record in told.stages("mix_data"):
         if found := record.measured.get("decontamination"):
             settings = record.parameters.get("mix", {})
-            yield (f"{record.name}: {found.get('items', 0):,} questions against every row, overlap of {settings.get('overlap_tokens')} words; "
-                   f"{found.get('leaks', 0):,} rows with benchmark text ({settings.get('leaks')}), {found.get('residue', 0):,} left after a second look")
+            yield (f"{record.name}: {found.get('items', 0):,} questions against every row, overlap of {settings.get('overlap_tokens')} "
+                   f"words; {found.get('leaks', 0):,} rows with benchmark text ({settings.get('leaks')}), "
+                   f"{found.get('residue', 0):,} left after a second look")
     for record in told.stages("build_preferences"):
         hits = sum(count for account in record.measured.get("accounts", {}).values()
                    for reason, count in account.get("dropped", {}).items() if "benchmark" in reason)
@@ -130,6 +135,9 @@ def _base(told: Told) -> Iterator[str]:
         commit = record.measured.get("commit") or told.recipe.get("pins", {}).get("base", {}).get("revision")
         yield f"{name}{f' at commit {commit}' if commit else ''}, licence {record.measured.get('license', base.get('license'))}"
         yield f"record {record.digest}"
+        licence = LICENCES.get(str(base.get("license")))
+        if licence and licence.notice:
+            yield f"duty of the base: show '{licence.notice}', begin the model's name with '{licence.name_begins}'"
     for record in told.stages("mix_data"):
         for duty, names in record.measured.get("terms", {}).items():
             if isinstance(names, list) and names:
@@ -141,8 +149,10 @@ def _base(told: Told) -> Iterator[str]:
 def _code(told: Told) -> Iterator[str]:
     commits = sorted({(record.made.commit or "no checkout", record.made.dirty) for record in told.ordered})
     yield "; ".join(f"commit {commit}{' with uncommitted changes' if dirty else ''}" for commit, dirty in commits)
-    yield "source digests by stage: " + ", ".join(f"{name} {code[:12]}" for name, code in sorted({record.stage: record.code for record in told.ordered}.items()))
-    yield "images: " + (", ".join(sorted({record.made.image for record in told.ordered if record.made.image})) or "none, on the machine itself")
+    sources = {record.stage: record.code for record in told.ordered}
+    yield "source digests by stage: " + ", ".join(f"{name} {code[:12]}" for name, code in sorted(sources.items()))
+    images = sorted({record.made.image for record in told.ordered if record.made.image})
+    yield f"images: {', '.join(images) or 'none, on the machine itself'}"
     packages = {f"{name} {version}" for record in told.ordered for name, version in record.packages.items()}
     yield f"packages: {', '.join(sorted(packages))}"
     yield "Python " + ", ".join(sorted({record.made.python for record in told.ordered}))
@@ -170,7 +180,8 @@ def _rounds(told: Told) -> Iterator[str]:
         settings = record.parameters.get("dpo", {})
         start = f"{policy.name} ({policy.digest[:16]})" if policy else "unknown"
         reference = told.bundle.records.get(record.inputs.get("reference", ""))
-        yield (f"{record.name}: starts from {start}; reference {f'{reference.name} ({reference.digest[:16]})' if reference else 'the same'}; "
+        against = f"{reference.name} ({reference.digest[:16]})" if reference else "the same"
+        yield (f"{record.name}: starts from {start}; reference {against}; "
                f"loss {settings.get('loss')}, beta {settings.get('beta')}")
         if pairs:
             names = ", ".join(f"{name} {account['kept']:,}" for name, account in pairs.measured.get("accounts", {}).items())
@@ -182,13 +193,15 @@ def _rounds(told: Told) -> Iterator[str]:
 
 def _protocol(told: Told) -> Iterator[str]:
     for record in told.stages("evaluate_model"):
-        yield f"{record.name}: protocol {record.measured.get('protocol')}, code {record.code[:16]}, {_words(record.parameters.get('evaluation', {}))}"
+        settings = _words(record.parameters.get("evaluation", {}))
+        yield f"{record.name}: protocol {record.measured.get('protocol')}, code {record.code[:16]}, {settings}"
 
 
 def _scores(told: Told) -> Iterator[str]:
     if told.decision:
         for one in scored(told.decision, told.bundle.records):
-            yield f"{one.name}: {one.value:.1%}" + (f" (95% interval {one.low:.1%} to {one.high:.1%}, Wilson, of {one.items:,})" if one.items else "")
+            interval = f" (95% interval {one.low:.1%} to {one.high:.1%}, Wilson, of {one.items:,})" if one.items else ""
+            yield f"{one.name}: {one.value:.1%}{interval}"
         scores = told.bundle.records.get(told.decision.inputs.get("scores", ""))
         if scores and isinstance(scores.measured.get("average"), (int, float)):
             yield f"average: {scores.measured['average']:.1%}"
@@ -212,15 +225,16 @@ def _safety(told: Told) -> Iterator[str]:
 def _gates(told: Told) -> Iterator[str]:
     if told.decision:
         for verdict in _verdicts(told):
-            yield f"{'met' if verdict.get('met') is True else 'NOT MET'}: {_words({key: value for key, value in verdict.items() if key != 'met'})}"
+            numbers = _words({key: value for key, value in verdict.items() if key != "met"})
+            yield f"{'met' if verdict.get('met') is True else 'NOT MET'}: {numbers}"
         yield f"verdict: {'approved' if told.decision.measured.get('approved') is True else 'refused'} ({told.decision.digest[:16]})"
 
 
 def _approved(told: Told) -> Iterator[str]:
     if told.decision:
-        persons = {key: value for key, value in told.decision.measured.items() if any(word in key for word in ("approver", "approved_by", "override"))}
-        yield (f"by the gates of recipe {told.bundle.index['recipe']} ({told.bundle.index['recipe_digest'][:16]}), in run {told.decision.made.run} "
-               f"at {told.decision.made.started}")
+        persons = {key: value for key, value in told.decision.measured.items() if any(word in key for word in PERSONS)}
+        yield (f"by the gates of recipe {told.bundle.index['recipe']} ({told.bundle.index['recipe_digest'][:16]}), "
+               f"in run {told.decision.made.run} at {told.decision.made.started}")
         yield _words(persons) if persons else "no person's approval is recorded"
         yield f"the bundle is {f'signed by {told.signed_by}' if told.signed_by else 'not signed'}"
 

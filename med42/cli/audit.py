@@ -38,7 +38,7 @@ def verify(
 @audit.command()
 def show(
     bundle: BundleArgument,
-    question: Annotated[int, typer.Option("--question", "-q", min=1, max=20, help="Only this one of the twenty.", show_default=False)] = 0,
+    question: Annotated[int | None, typer.Option("--question", "-q", min=1, max=20, help="Only this one of the twenty.")] = None,
     as_json: JsonOption = False,
     key: KeyOption = None,
 ) -> None:
@@ -52,7 +52,8 @@ def show(
         numbers = [question] if question else range(1, len(QUESTIONS) + 1)
         answers = {number: answer(told, number) for number in numbers}
     if as_json:
-        print(json.dumps([{"number": number, "question": QUESTIONS[number - 1][0], "answer": lines} for number, lines in answers.items()], indent=1))
+        listed = [{"number": number, "question": QUESTIONS[number - 1][0], "answer": lines} for number, lines in answers.items()]
+        print(json.dumps(listed, indent=1))
         return
     for number, lines in answers.items():
         console().print(f"[bold]{number}. {QUESTIONS[number - 1][0]}[/]", highlight=False)
@@ -64,7 +65,7 @@ def show(
 def contains(
     bundle: BundleArgument,
     row: Annotated[str, typer.Argument(metavar="ROW|FILE", help="A row's digest (64 hex digits), or a JSON file with rows.")],
-    proof: Annotated[Path | None, typer.Option(help="Write the proofs here, to be checked by `audit check-proof` without the bundle.")] = None,
+    proof: Annotated[Path | None, typer.Option(help="Write the proofs here; `audit check-proof` needs no bundle.")] = None,
     as_json: JsonOption = False,
     key: KeyOption = None,
 ) -> None:
@@ -77,14 +78,15 @@ def contains(
         held = read_bundle(bundle, key).bundle
         found = [{"asked": where, "row": digest, "sets": list(memberships(held, digest))} for where, digest in asked]
         if proof:
-            _write(proof, json.dumps([told["proof"] | {"record": told["digest"]} for one in found for told in one["sets"] if "proof" in told],
-                                     indent=1) + "\n")
+            proofs = [told["proof"] | {"record": told["digest"]} for one in found for told in one["sets"] if "proof" in told]
+            _write(proof, json.dumps(proofs, indent=1) + "\n")
     if as_json:
         print(json.dumps(found, indent=1))
         return
     for one in found:
         trained = any(told["in"] and told["set"] == "trained on" for told in one["sets"])
-        console().print(f"[bold]{'trained on' if trained else 'not trained on'}[/] {escape(one['asked'])} {one['row']}", highlight=False, soft_wrap=True)
+        verdict = "trained on" if trained else "not trained on"
+        console().print(f"[bold]{verdict}[/] {escape(one['asked'])} {one['row']}", highlight=False, soft_wrap=True)
         for told in one["sets"]:
             words = f"in, from {told['label']}" if told["in"] and "proof" in told else f"in: {told['label']}" if told["in"] else "not in"
             if "proof" in told:

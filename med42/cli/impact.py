@@ -15,6 +15,8 @@ from med42.lineage.record import Record
 from med42.lineage.row_set import ROWS
 from med42.lineage.scores import scored
 
+READERS = ("prepare_source", "build_preferences", "prepare_benchmarks")  # stages that read what others publish
+
 
 @dataclass(frozen=True)
 class Impact:
@@ -83,18 +85,16 @@ def _of_row(bundle: Bundle, digest: str) -> tuple[str, list[Record]]:
 
 def _of_source(bundle: Bundle, asked: str) -> tuple[str, list[Record]]:
     name = asked.removeprefix("sources.").removeprefix("preferences.")
-    where = [record for record in bundle.records.values()
-             if record.stage in ("prepare_source", "build_preferences", "prepare_benchmarks") and name in record.measured.get("accounts", {})]
+    where = [record for record in bundle.records.values() if record.stage in READERS and name in record.measured.get("accounts", {})]
     if where:
         return f"source {name}", where
     recipe = json.loads(bundle.recipe)
-    keys = [key for key, pin in recipe.get("pins", {}).items()
-            if len(asked) >= 7 and any(value.startswith(asked) for value in (pin.get("revision") or "", *pin.get("generations", {}).values()))]
+    revisions = {key: [pin.get("revision") or "", *pin.get("generations", {}).values()] for key, pin in recipe.get("pins", {}).items()}
+    keys = [key for key, values in revisions.items() if len(asked) >= 7 and any(value.startswith(asked) for value in values)]
     for key in keys:
         part = key.removesuffix(".labels").rpartition(".")[2]
-        where += [record for record in bundle.records.values()
-                  if (key == "base" and record.stage == "prepare_base") or (part in record.measured.get("accounts", {}) and (
-                      record.stage in ("prepare_source", "build_preferences", "prepare_benchmarks")))]
+        where += [record for record in bundle.records.values() if (key == "base" and record.stage == "prepare_base") or (
+            record.stage in READERS and part in record.measured.get("accounts", {}))]
     if where:
         return f"revision {asked} ({', '.join(keys)})", where
     known = sorted({source for record in bundle.records.values() for source in record.measured.get("accounts", {})})
@@ -178,7 +178,6 @@ def _scores(first: Bundle, second: Bundle) -> Iterator[str]:
 
 
 def _verdict(first: Bundle, second: Bundle) -> Iterator[str]:
-    old, new = ([(record.measured.get("approved") is True, record.measured.get("summary", "")) for record in bundle.of_stage("decide_release")]
-                for bundle in (first, second))
+    old, new = ([str(record.measured.get("summary", "")) for record in bundle.of_stage("decide_release")] for bundle in (first, second))
     if old != new:
-        yield f"{', '.join(words for _, words in old)} -> {', '.join(words for _, words in new)}"
+        yield f"{', '.join(old)} -> {', '.join(new)}"

@@ -18,9 +18,9 @@ from med42.recipe import parse_recipe, recipe_digest
 from med42.recipe.lock import SCHEMA, lock_path
 
 # The layer that each stage's code digest is of.
-STAGE_LAYERS = {"prepare_source": "data", "mix_data": "data", "pack_data": "data", "prepare_benchmarks": "evaluation", "prepare_base": "training",
-                "train_sft": "training", "train_dpo": "training", "build_preferences": "preferences", "evaluate_model": "evaluation",
-                "decide_release": "release", "push_model": "release"}
+STAGE_LAYERS = {"prepare_source": "data", "mix_data": "data", "pack_data": "data", "prepare_benchmarks": "evaluation",
+                "prepare_base": "training", "train_sft": "training", "train_dpo": "training", "build_preferences": "preferences",
+                "evaluate_model": "evaluation", "decide_release": "release", "push_model": "release"}
 
 
 def write_replay(bundle: Bundle, folder: Path) -> tuple[Path, Path]:
@@ -43,7 +43,8 @@ def write_replay(bundle: Bundle, folder: Path) -> tuple[Path, Path]:
                 raise Med42Error(path, "another file", "none, or the same one", "Choose another folder; nothing is overwritten.")
             path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise Med42Error(error.filename or folder, error.strerror or str(error), "a folder that can be written", "Choose another.") from error
+        raise Med42Error(error.filename or folder, error.strerror or str(error), "a folder that can be written",
+                         "Choose another.") from error
     return recipe, lock
 
 
@@ -54,7 +55,8 @@ def gone(bundle: Bundle, data_root: Path | None) -> Iterator[str]:
     for stage, layer in STAGE_LAYERS.items():
         digests = {record.code for record in bundle.of_stage(stage)}
         if digests and digests != {code_digest(layer)}:
-            yield f"the source of {stage} is another: {', '.join(sorted(digest[:16] for digest in digests))}; here {code_digest(layer)[:16]}"
+            then = ", ".join(sorted(digest[:16] for digest in digests))
+            yield f"the source of {stage} is another: {then}; here {code_digest(layer)[:16]}"
     for name, version in sorted({item for record in bundle.records.values() for item in record.packages.items()}):
         found = _installed(name)
         if found != version:

@@ -102,7 +102,8 @@ def _named_at(place: int, directory: list[bytes], names: Iterable[str]) -> str:
 
 
 def _changed(where: object, name: str, place: int, found: str) -> Med42Error:
-    return Med42Error(f"{where}, {name or 'the first entry'} (byte {place:,})", found, "the file as it was sealed", "The bundle was changed.")
+    return Med42Error(f"{where}, {name or 'the first entry'} (byte {place:,})", found, "the file as it was sealed",
+                      "The bundle was changed.")
 
 
 def _local(name: str, crc: int, size: int) -> bytes:

@@ -85,7 +85,8 @@ class Bundle:
 
     def of_stage(self, stage: str) -> list[Record]:
         """The records of a stage, by name."""
-        return sorted((record for record in self.records.values() if record.stage == stage), key=lambda record: (record.name, record.digest))
+        found = [record for record in self.records.values() if record.stage == stage]
+        return sorted(found, key=lambda record: (record.name, record.digest))
 
 
 def pack(recipe_name: str, recipe: bytes, subject: str, records: dict[str, Record], report: str,
@@ -122,7 +123,8 @@ def unpack(content: bytes | memoryview, where: object) -> Bundle:
     """
     entries = read_archive(memoryview(content), where)
     if strange := next((name for name in entries if not KNOWN.fullmatch(name)), None):
-        raise Med42Error(f"{where}, {strange!r}", "an entry that no bundle has", "entries of known names, once each", "The bundle was changed.")
+        raise Med42Error(f"{where}, {strange!r}", "an entry that no bundle has", "entries of known names, once each",
+                         "The bundle was changed.")
     told, listed = _index(entries, where)
     for name in sorted(listed.keys() | entries.keys() - {INDEX, SIGNATURE}):
         found = hashlib.sha256(entries[name]).hexdigest() if name in entries else "nothing"
@@ -161,10 +163,11 @@ def _index(entries: Mapping[str, memoryview], where: object) -> tuple[dict[str, 
     index = read_canonical(entries[INDEX], place)
     keys = {"schema", "version", "recipe", "recipe_digest", "subject"}
     listed = index.get("entries") if isinstance(index, dict) else None
-    if not isinstance(listed, dict) or index.keys() != keys | {"entries"} or not all(isinstance(index[key], str) for key in keys) or not all(
-        isinstance(digest, str) for digest in listed.values()
-    ) or not {RECIPE, REPORT} <= listed.keys():
-        raise Med42Error(place, "an index without the recipe, the report or a name", "the index that was sealed", "The bundle was changed.")
+    right = isinstance(listed, dict) and index.keys() == keys | {"entries"} and {RECIPE, REPORT} <= listed.keys() and all(
+        isinstance(text, str) for text in (*(index[key] for key in keys), *listed.values()))
+    if not right:
+        raise Med42Error(place, "an index without the recipe, the report or a name", "the index that was sealed",
+                         "The bundle was changed.")
     return {key: index[key] for key in sorted(keys)}, listed
 
 
@@ -181,7 +184,8 @@ def check_signed(bundle: Bundle, where: object, trusted: bytes | None = None) ->
     """
     if SIGNATURE not in bundle.entries:
         if trusted is not None:
-            raise Med42Error(f"{where}, {SIGNATURE}", "no signature", "one by the given key", "It was never signed, or that was taken away.")
+            raise Med42Error(f"{where}, {SIGNATURE}", "no signature", "one by the given key",
+                             "It was never signed, or that was taken away.")
         return ""
     digests = {**bundle.index["entries"], INDEX: hashlib.sha256(bundle.entries[INDEX]).hexdigest()}
     return check_signature(bytes(bundle.entries[SIGNATURE]), bytes(bundle.entries[SIGNER]), digests, f"{where}, {SIGNATURE}", trusted)
@@ -283,7 +287,8 @@ def check_artifacts(bundle: Bundle, folder: Path) -> list[str]:
         found.add(record.digest)
         problems += [f"{path.parent / name}: differs from the record of {record.name}" for name in differing_files(path.parent, record)]
         before = ancestors(bundle.records, record)
-        problems += [f"{path.parent / CARRIED / name}: is not the row set that was sealed" for name in differing_row_sets(path.parent, before)]
+        problems += [f"{path.parent / CARRIED / name}: is not the row set that was sealed"
+                     for name in differing_row_sets(path.parent, before)]
         ancestry = path.parent / ANCESTRY
         if not ancestry.is_file() or ancestry.read_bytes() != ancestry_bytes(before):
             problems.append(f"{ancestry}: is not the ancestry of {record.name} that was sealed")

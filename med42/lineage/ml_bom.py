@@ -17,7 +17,8 @@ from med42.lineage.scores import scored
 from med42.lineage.statements import judged_model
 
 # The ids that SPDX lists, of those that recipes use; any other is given by name.
-_SPDX = ("CC0-1.0", "Unlicense", "MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "GPL-3.0-only", "GPL-3.0-or-later", "ODC-By-1.0", "ODbL-1.0",
+_SPDX = ("CC0-1.0", "Unlicense", "MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "GPL-3.0-only", "GPL-3.0-or-later",
+         "ODC-By-1.0", "ODbL-1.0",
          *(f"CC-BY-{version}" for version in ("2.0", "2.5", "3.0", "4.0")), *(f"CC-BY-SA-{version}" for version in ("2.5", "3.0", "4.0")),
          *(f"CC-BY-NC-{version}" for version in ("2.0", "3.0", "4.0")), *(f"CC-BY-NC-SA-{version}" for version in ("3.0", "4.0")))
 
@@ -43,7 +44,8 @@ def ml_bom(recipe: Mapping[str, Any], decision: Record, records: Mapping[str, Re
     component = {
         "type": "machine-learning-model", "bom-ref": f"model:{model.digest}", "name": str(recipe["name"]), "version": model.digest[:16],
         "description": str(recipe["title"]), "licenses": [_license(str(recipe["base"].get("license", "unknown")))],
-        "hashes": [{"alg": "SHA-256", "content": entry.sha256} for name, entry in sorted(model.files.items()) if name.endswith(".safetensors")],
+        "hashes": [{"alg": "SHA-256", "content": entry.sha256} for name, entry in sorted(model.files.items())
+                   if name.endswith(".safetensors")],
         "modelCard": {
             "modelParameters": {
                 "approach": {"type": "supervised"}, "task": "text generation", "architectureFamily": "Llama",
@@ -53,7 +55,7 @@ def ml_bom(recipe: Mapping[str, Any], decision: Record, records: Mapping[str, Re
             "quantitativeAnalysis": {"performanceMetrics": _metrics(decision, records)},
             "considerations": {
                 "useCases": list(USE), "technicalLimitations": list(LIMITATIONS),
-                "ethicalConsiderations": [{"name": "Not a medical device", "mitigationStrategy": "A qualified person checks what it says."}],
+                "ethicalConsiderations": [{"name": "Not a medical device", "mitigationStrategy": "A qualified person checks it."}],
             },
         },
         "properties": [{"name": "med42:record", "value": model.digest}, {"name": "med42:decision", "value": decision.digest},
@@ -73,7 +75,8 @@ def ml_bom(recipe: Mapping[str, Any], decision: Record, records: Mapping[str, Re
             "bom-ref": f"workflow:{decision.digest}", "uid": decision.digest, "name": f"recipe {recipe['name']}", "taskTypes": ["build"],
             "tasks": [{
                 "bom-ref": f"task:{record.digest}", "uid": record.digest, "name": record.name, "taskTypes": [_task_type(record)],
-                "inputs": [{"resource": {"ref": f"task:{digest}"}} for digest in sorted(set(record.inputs.values())) if digest in records] or None,
+                "inputs": [{"resource": {"ref": f"task:{digest}"}}
+                           for digest in sorted(set(record.inputs.values()) & records.keys())] or None,
                 "timeStart": record.made.started.replace("+00:00", "Z"),
             } for record in sorted(records.values(), key=lambda record: (record.name, record.digest))],
         }]}],
@@ -90,11 +93,13 @@ def _data(recipe: Mapping[str, Any], records: Mapping[str, Record]) -> list[dict
             if own:
                 origin = source.get("origin", {})
                 place = str(origin.get("repo") or origin.get("url") or origin.get("part") or ", ".join(origin.get("files", [])))
+                owner = place.partition("/")[0]
                 pins = recipe.get("pins", {}).get(f"{kind}.{name}", {})
                 found.append({
-                    "type": "data", "bom-ref": f"data:{kind}.{name}", "name": name, "version": str(pins.get("revision") or own[0].digest[:16]),
+                    "type": "data", "bom-ref": f"data:{kind}.{name}", "name": name,
+                    "version": str(pins.get("revision") or own[0].digest[:16]),
                     "licenses": [_license(str(source.get("license", "unknown")))],
-                    "data": [{"type": "dataset", "name": place, "governance": {"owners": [{"organization": {"name": place.partition("/")[0]}}]}}],
+                    "data": [{"type": "dataset", "name": place, "governance": {"owners": [{"organization": {"name": owner}}]}}],
                     "properties": [{"name": "med42:origin", "value": str(origin.get("kind", ""))},
                                    {"name": "med42:terms", "value": str(source.get("terms", ""))},
                                    *({"name": "med42:record", "value": record.digest} for record in own)],

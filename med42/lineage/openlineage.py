@@ -30,7 +30,8 @@ def events(recipe_name: str, ordered: Iterable[Record], records: Mapping[str, Re
                   if digest in records]
         source = datasource_dataset.DatasourceDatasetFacet(name=record.kind, uri=f"urn:sha256:{record.digest}", producer=PRODUCER)
         output = OutputDataset(namespace, f"{record.name}@{record.digest[:16]}", facets={"dataSource": source})
-        facets = {"documentation": documentation_job.DocumentationJobFacet(str(record.measured.get("summary", "")), producer=PRODUCER)}
+        summary = str(record.measured.get("summary", ""))
+        facets = {"documentation": documentation_job.DocumentationJobFacet(summary, producer=PRODUCER)}
         if record.made.commit:
             facets["sourceCodeLocation"] = source_code_location_job.SourceCodeLocationJobFacet(  # type: ignore[assignment]
                 type="git", url="urn:med42-pipeline:source", version=record.made.commit, producer=PRODUCER)
@@ -39,6 +40,7 @@ def events(recipe_name: str, ordered: Iterable[Record], records: Mapping[str, Re
         job = Job(namespace, record.stage, facets=facets)  # type: ignore[arg-type]
         for state, moment, made in ((RunState.START, started, []),
                                     (RunState.COMPLETE, started + datetime.timedelta(seconds=record.made.seconds), [output])):
-            event = RunEvent(eventTime=moment.isoformat(), run=run, job=job, producer=PRODUCER, inputs=inputs, outputs=made, eventType=state)
+            event = RunEvent(eventTime=moment.isoformat(), run=run, job=job, producer=PRODUCER, inputs=inputs, outputs=made,
+                             eventType=state)
             texts.append(json.dumps(json.loads(Serde.to_json(event)), sort_keys=True))
     return texts

@@ -174,7 +174,8 @@ def _signing_key(public: bytes, trusted: bytes | None, where: object) -> tuple[e
         try:
             key = _of_a_curve(serialization.load_pem_public_key(trusted))
         except ValueError as error:
-            raise Med42Error(where, "no key to compare with", "a PEM file with a public key on an elliptic curve", "Check the file.") from error
+            raise Med42Error(where, "no key to compare with", "a PEM file with a public key on an elliptic curve",
+                             "Check the file.") from error
         return key, f"key {fingerprint(key)}"
     try:
         if b"CERTIFICATE" not in public:

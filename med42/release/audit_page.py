@@ -26,8 +26,8 @@ def audit_page(recipe: Recipe, subject: Record, records: Mapping[str, Record], s
         page.table(*verdict_table(decision)),
         page.heading("Scores from model to model"),
         page.table(("model", "benchmark", "score", "95% interval", "items"), [
-            (record.name.removeprefix("evaluate_model-"), one.name, f"{one.value:.1%}", f"{one.low:.1%} to {one.high:.1%}" if one.items else "",
-             one.items)
+            (record.name.removeprefix("evaluate_model-"), one.name, f"{one.value:.1%}",
+             f"{one.low:.1%} to {one.high:.1%}" if one.items else "", one.items)
             for record in ordered if record.stage == "evaluate_model" for one in scores_of(record, records)]),
         page.heading("Data and licences"),
         page.table(("source", "where", "revision", "licence"), sources_table(recipe)),
@@ -65,7 +65,8 @@ def verdict_table(decision: Record) -> tuple[Sequence[str], list[Sequence[Any]]]
 def sources_table(recipe: Recipe) -> list[tuple[str, str, str, str]]:
     """Name, place, revision and licence of the base, of every source and of every preference set."""
     base = recipe.base
-    places: list[tuple[str, Any, str]] = [(f"sources.{name}", source.origin, source.license) for name, source in sorted(recipe.sources.items())]
+    places: list[tuple[str, Any, str]]
+    places = [(f"sources.{name}", source.origin, source.license) for name, source in sorted(recipe.sources.items())]
     places += [(f"preferences.{name}", source.origin, source.license) for name, source in sorted(recipe.preferences.items())]
     rows = [("base", base.repo if base.kind == "hub" else "random weights", _revision(recipe, "base"), base.license)]
     for key, origin, license_name in places:
