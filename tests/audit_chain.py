@@ -77,8 +77,9 @@ def make_chain(folder: Path, tiny: SimpleNamespace, run: str = "chain", score: f
             make(f"build_preferences-{number}", "build_preferences", "preferences", "preferences",
                  {"base": "prepare_base", "benchmarks": "benchmarks"},
                  {"pairs": len(pairs), "merkle_root": merkle_root(pairs), "accounts": account, "summary": f"{len(pairs)} pairs"})
+            dpo = {"dpo": recipe.dpo.model_dump(mode="json"), "seed": 0, "round": number}
             make(f"train_dpo-{number}", "train_dpo", "model", "training", {"policy": model, "preferences": f"build_preferences-{number}"},
-                 {"round": number, "steps": 2, "summary": "2 steps"}, {"dpo": recipe.dpo.model_dump(mode="json"), "seed": 0, "round": number})
+                 {"round": number, "steps": 2, "summary": "2 steps"}, dpo)
             model = f"train_dpo-{number}"
         label = f"dpo-{number}" if number else "base"
         scores = dict.fromkeys(recipe.evaluation.benchmarks, score if number else 0.25) | {"never-taught": 0.25}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +48,7 @@ def show(
     from med42.cli.answers import QUESTIONS, answer, told_by
     from med42.cli.verify import read_bundle
 
-    with told_plainly():
+    with told_plainly(), _records_as_known(bundle):
         verified = read_bundle(bundle, key)
         told = told_by(verified.bundle, str(bundle), verified.signed_by)
         numbers = [question] if question else range(1, len(QUESTIONS) + 1)
@@ -123,7 +125,7 @@ def impact(
     from med42.cli.impact import impact as find
     from med42.cli.verify import read_bundle
 
-    with told_plainly():
+    with told_plainly(), _records_as_known(bundle):
         found = find(read_bundle(bundle, key).bundle, asked)
     if as_json:
         print(json.dumps({"what": found.what, "touched": {record.name: record.digest for record in found.touched},
@@ -144,7 +146,7 @@ def diff(first: BundleArgument, second: BundleArgument, as_json: JsonOption = Fa
     from med42.cli.impact import differences
     from med42.cli.verify import read_bundle
 
-    with told_plainly():
+    with told_plainly(), _records_as_known(first):
         found = differences(read_bundle(first).bundle, read_bundle(second).bundle)
     if as_json:
         print(json.dumps(found, indent=1))
@@ -165,7 +167,7 @@ def replay(
     from med42.cli.replay import gone, sought, write_replay
     from med42.cli.verify import read_bundle
 
-    with told_plainly():
+    with told_plainly(), _records_as_known(bundle):
         held = read_bundle(bundle).bundle
         recipe, lock = write_replay(held, into)
         missing = list(gone(held, data_root))
@@ -189,7 +191,7 @@ def export(
     """Write a bundle's content for other tools: OpenLineage events or in-toto statements, one a line, or the CycloneDX bill."""
     from med42.cli.verify import read_bundle
 
-    with told_plainly():
+    with told_plainly(), _records_as_known(bundle):
         held = read_bundle(bundle).bundle
         if form == "openlineage":
             from med42.lineage.graph import in_order
@@ -218,6 +220,16 @@ def graph(
         held = read_bundle(bundle).bundle
         text = draw(held.subject, held.records) + "\n"
         _write(output, text) if output else print(text, end="")
+
+
+@contextmanager
+def _records_as_known(bundle: Path) -> Iterator[None]:
+    """A record may hold anything: what a command cannot make sense of is told as such."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise Med42Error(bundle, f"a record that this version cannot read ({type(error).__name__}: {str(error)[:200]})",
+                         "records as the stages of this version write them", "Look into it with the version that sealed it.") from error
 
 
 def _say(text: str) -> None:

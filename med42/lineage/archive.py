@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from med42.errors import Med42Error
 
 LARGEST = 192 << 20  # bytes of a bundle: over 2 million rows with as many left out
+MOST_ENTRIES = 10_000
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 LONGEST_NAME = 200
 
@@ -74,6 +75,8 @@ def read_archive(content: memoryview, where: object) -> dict[str, memoryview]:
             raise _changed(where, name, place, "an entry out of order, or twice")
         if begin + size > len(content):
             raise _changed(where, name, place, "an entry that is cut short")
+        if len(entries) == MOST_ENTRIES:
+            raise _changed(where, name, place, f"more than {MOST_ENTRIES:,} entries")
         head = _local(name, crc, size)
         if content[place:begin] != head:
             raise _changed(where, name, place, "a header that sealing does not write (packed, dated or linked)")

@@ -50,6 +50,7 @@ INDEX, RECIPE, REPORT, BILL, RECORDS, ROW_SETS, STATEMENTS = (
     "bundle.json", "recipe.json", "report.html", "ml-bom.cdx.json", "records/", "rows/", "statements/")
 SIGNER, SIGNATURE = "signer.pem", "signature.json"
 SCHEMA = "med42.bundle/2"
+LARGEST_TEXTS, MOST_RECORDS = 32 << 20, 2_000  # all but the row sets; a release of 100 sources has some 150 records
 KNOWN = re.compile(r"bundle\.json|recipe\.json|report\.html|ml-bom\.cdx\.json|signer\.pem|signature\.json|records/[0-9a-f]{64}\.json|"
                    r"rows/[0-9a-f]{64}\.(rows|left_out)\.bin|statements/[A-Za-z0-9._-]{1,120}\.json")
 
@@ -125,6 +126,10 @@ def unpack(content: bytes | memoryview, where: object) -> Bundle:
     if strange := next((name for name in entries if not KNOWN.fullmatch(name)), None):
         raise Med42Error(f"{where}, {strange!r}", "an entry that no bundle has", "entries of known names, once each",
                          "The bundle was changed.")
+    large = sum(len(content) for name, content in entries.items() if not name.startswith(ROW_SETS))
+    if large > LARGEST_TEXTS or sum(name.startswith(RECORDS) for name in entries) > MOST_RECORDS:
+        raise Med42Error(where, f"{large:,} bytes of records and texts, or too many records",
+                         f"at most {LARGEST_TEXTS:,} and {MOST_RECORDS:,} records", "The bundle was changed.")
     told, listed = _index(entries, where)
     for name in sorted(listed.keys() | entries.keys() - {INDEX, SIGNATURE}):
         found = hashlib.sha256(entries[name]).hexdigest() if name in entries else "nothing"
