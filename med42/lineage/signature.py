@@ -87,8 +87,9 @@ def sign_folder(folder: Path, signature: Path, signer: Signer) -> None:
     """Sign every file of a folder but the signature itself."""
     from model_signing import hashing, signing
 
+    # What a hub adds (.gitattributes) and the signature itself stay outside; links, by which a folder may be laid out, are followed.
     config = signing.Config().set_hashing_config(
-        hashing.Config().set_ignored_paths(paths=[signature], ignore_git_paths=False))
+        hashing.Config().set_ignored_paths(paths=[signature], ignore_git_paths=True).set_allow_symlinks(True))
     if signer.certificate is None:
         config.use_elliptic_key_signer(private_key=signer.key).sign(folder, signature)
         return

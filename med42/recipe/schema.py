@@ -439,6 +439,9 @@ class Push(Frozen):
     kind: Literal["directory", "hub"]
     repo: str | None = Field(default=None, description="owner/name on the hub")
     private: bool = True
+    gated: Literal["auto", "manual"] | None = Field(default=None, description="who asks for access is let in at once, or by a person")
+    tag: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+                            description="names the release on the hub and is never moved; by default release-<its record>")
 
     @model_validator(mode="after")
     def _hub_has_a_repository(self) -> Push:
