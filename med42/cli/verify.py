@@ -12,9 +12,10 @@ from rich.markup import escape
 
 from med42.errors import Med42Error
 from med42.lineage.archive import LARGEST
-from med42.lineage.bundle import Bundle, check_artifacts, check_chain, check_rows, check_signed, unpack
+from med42.lineage.bundle import SIGNER, Bundle, check_artifacts, check_chain, check_rows, check_signed, unpack
 from med42.lineage.digest import file_digest, folder_files
 from med42.lineage.record import RECORD, read_record
+from med42.lineage.signature import MODEL_SIGNATURE, check_signature
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,13 @@ class Verified:
         bundle: the bundle.
         rows: how many rows its sets tell of.
         signed_by: who signed it; empty where nobody did.
-        trusted: whether that was compared with a key or root that the caller gave.
+        trusted: the key or roots that the caller gave to compare that with; None for none.
     """
 
     bundle: Bundle
     rows: int
     signed_by: str
-    trusted: bool
+    trusted: bytes | None
 
 
 def read_bundle(path: Path, key: Path | None = None) -> Verified:
@@ -48,7 +49,7 @@ def read_bundle(path: Path, key: Path | None = None) -> Verified:
     trusted = _read(key, "a public key or root certificates, PEM", 1 << 20) if key else None
     bundle = unpack(content, path)
     check_chain(bundle, path)
-    return Verified(bundle, check_rows(bundle, path), check_signed(bundle, path, trusted), trusted is not None)
+    return Verified(bundle, check_rows(bundle, path), check_signed(bundle, path, trusted), trusted)
 
 
 def print_verdict(path: Path, artifacts: Path | None, console: Console, key: Path | None = None, release: Path | None = None) -> bool:
@@ -60,7 +61,7 @@ def print_verdict(path: Path, artifacts: Path | None, console: Console, key: Pat
     verified = read_bundle(path, key)
     bundle = verified.bundle
     problems = check_artifacts(bundle, artifacts) if artifacts else []
-    problems += _release_problems(bundle, release) if release else []
+    problems += _release_problems(verified, release) if release else []
     for problem in problems:
         console.print(f"[bold red]changed[/] {escape(problem)}", soft_wrap=True)
     if problems:
@@ -84,18 +85,28 @@ def _signed_words(verified: Verified) -> str:
     return f"[dim]signed by {escape(verified.signed_by)}; give --key FILE to compare with one that you trust[/]"
 
 
-def _release_problems(bundle: Bundle, folder: Path) -> list[str]:
+def _release_problems(verified: Verified, folder: Path) -> list[str]:
     """How a published model, downloaded or in its folder, differs from what was published."""
+    bundle = verified.bundle
     pushes = bundle.of_stage("push_model")
     if not pushes:
         return [f"{folder}: the bundle is about a refusal, nothing was published"]
     expected: dict[str, str] = pushes[0].measured["files"]
     found = {name: file_digest(folder / name) for name in folder_files(folder)
-             if not name.startswith((".cache/", ".git/")) and name not in (RECORD, ".gitattributes")}
+             if not name.startswith((".cache/", ".git/")) and name != ".gitattributes"}
+    signature, record = found.pop(MODEL_SIGNATURE, ""), found.pop(RECORD, "")
     problems = [f"{folder / name}: {'missing' if name not in found else 'not what was published' if name in expected else 'added'}"
                 for name in sorted(expected.keys() | found.keys()) if expected.get(name) != found.get(name)]
-    if read_record(folder).digest != pushes[0].measured["record"]:
+    if not record or read_record(folder).digest != pushes[0].measured["record"]:
         problems.append(f"{folder / RECORD}: not the record of the published model")
+    if signature and SIGNER in bundle.entries:
+        try:
+            check_signature((folder / MODEL_SIGNATURE).read_bytes(), bytes(bundle.entries[SIGNER]), found | {RECORD: record},
+                            folder / MODEL_SIGNATURE, verified.trusted)
+        except Med42Error as error:
+            problems.append(str(error))
+    elif pushes[0].measured.get("signed_by") and not signature:
+        problems.append(f"{folder / MODEL_SIGNATURE}: missing, though the model was signed")
     return problems
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # Files named by the environment: a key is of the place that signs, and nothing that a recipe, record or log may hold.
 KEY, CERTIFICATE = "MED42_SIGNING_KEY", "MED42_SIGNING_CERTIFICATE"
+MODEL_SIGNATURE = "model.sig"  # beside the files of a published model
 LARGEST = 8 << 20
 
 _MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from med42.data.hub import PASSING, hub_status, told_plainly
 from med42.errors import Med42Error
 from med42.lineage.journal import Job
+from med42.lineage.signature import MODEL_SIGNATURE
 from med42.recipe.schema import Push
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ STALE = ["*.safetensors", "*.safetensors.index.json"]
 # The client tries most requests again by itself, but neither the commit nor the making of a repository.
 ATTEMPTS = 4
 FIRST_DELAY = 1.0  # seconds, doubled each time: 1 + 2 + 4
-
-SIGNATURE = "model.sig"  # of all other files of a release: another each time, for the same files
 
 MOVED = 412  # main is not where it was
 
@@ -69,7 +68,7 @@ def push_folder(folder: Path, repo: str, settings: Push, tag: str, message: str,
     if settings.gated:
         _persist(what, job, lambda: api.update_repo_settings(repo, gated=settings.gated))
     if commit := _tagged(api, repo, tag, what, job):
-        return Pushed(_checked(api, repo, commit, folder, what, job, f"tag {tag}, which is never moved", but=SIGNATURE), tag)
+        return Pushed(_checked(api, repo, commit, folder, what, job, f"tag {tag}, which is never moved", but=MODEL_SIGNATURE), tag)
     branch = f"push-{tag}"
     _persist(what, job, lambda: api.create_branch(repo, branch=branch, revision=start.sha, exist_ok=True))
     aside = _commit(api, repo, branch, None, folder, message, what, job)

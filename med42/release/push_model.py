@@ -22,13 +22,14 @@ from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.digest import folder_files
 from med42.lineage.journal import Job
 from med42.lineage.record import ANCESTRY, CARRIED, RECORD, FileEntry, Record, describe_files, differing_files, read_ancestry, read_record
-from med42.lineage.signature import Signer, find_signer, sign_folder
+from med42.lineage.signature import MODEL_SIGNATURE, Signer, find_signer, sign_folder
 from med42.recipe import Recipe, recipe_digest
-from med42.release.hub_push import SIGNATURE, Pushed, push_folder
+from med42.release.hub_push import Pushed, push_folder
 from med42.release.model_card import model_card
 from med42.report import page
 
 CARD = "README.md"
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
 
@@ -71,12 +72,12 @@ class Release:
                 put(self.model / name, folder / name)
         (folder / CARD).write_bytes(self.card)
         if self.signer:
-            sign_folder(folder, folder / SIGNATURE, self.signer)
+            sign_folder(folder, folder / MODEL_SIGNATURE, self.signer)
 
     def differing_from(self, folder: Path) -> list[str]:
         """Paths that a folder lacks, has besides, or has with other content."""
         found, files = describe_files(folder), self.files
-        found.pop(SIGNATURE, None)  # another each time, and checked by itself
+        found.pop(MODEL_SIGNATURE, None)  # another each time, and checked by itself
         different = [name for name in found.keys() | files.keys() if found.get(name) != files.get(name)]
         try:
             same_record = read_record(folder).digest == self.record.digest
@@ -143,6 +144,9 @@ def _push(recipe: Recipe, release: Release, place: Target, draft: Path, job: Job
     if changed := differing_files(release.model, release.record):
         raise Med42Error(release.model, f"files that differ from its record ({', '.join(changed[:3])})", "the model as it was made",
                          "It was changed since; make the model artifact again.")
+    if loose := sorted(name for name in release.record.files if name.endswith(PICKLES)):
+        raise Med42Error(release.model / loose[0], "a file that runs code when it is loaded", "weights as safetensors alone",
+                         "Save the model as safetensors; nothing was pushed.")
     pushed = Pushed("", "")
     if place.kind == "hub":
         pushed = _push_to_hub(recipe, release, place.where, job)

@@ -157,6 +157,7 @@ def test_card_tells_the_records_and_nothing_of_this_run(made: SimpleNamespace, t
     card = ModelCard(text)
     assert (card.data.license, card.data.base_model, card.data.library_name) == ("apache-2.0", None, "transformers")
     assert "| flashcards | medical | 10 | 2 | Apache-2.0 |" in text and "| train_sft | 3 | learning_rate 0.003 |" in text
+    assert [(one.dataset_name, one.metric_type, one.metric_value) for one in card.data.eval_results] == [("mmlu", "accuracy", 0.75)]
     assert "| **average** | 0.7500 |" in text and "0.2500" not in text, "the scores of this model, not of an earlier one"
     assert read_record(made.model).digest in text and str(tmp_path) not in text and JOB.run not in card.content.split()
 
