@@ -4,6 +4,7 @@ MED42_TAMPERINGS and MED42_MALFORMED give how many; the full counts are 1,000 an
 """
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -209,9 +210,9 @@ def odd_json(value: Any, draw: random.Random, places: int = 3) -> Any:
         if kind == 0 and "" not in holder:
             del holder[key]
         elif kind == 1 and isinstance(holder, dict) and "" not in holder:
-            holder[f"new{draw.randrange(9)}"] = draw.choice(ODD)
+            holder[f"new{draw.randrange(9)}"] = copy.deepcopy(draw.choice(ODD))
         else:
-            holder[key] = draw.choice(ODD)
+            holder[key] = copy.deepcopy(draw.choice(ODD))
         value = holder.get("", value) if isinstance(holder, dict) else value
     return value
 
