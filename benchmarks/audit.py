@@ -208,7 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one object a line instead of a table")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch, open(os.devnull, "w") as quiet:
+    with tempfile.TemporaryDirectory() as scratch, Path(os.devnull).open("w") as quiet:
         Path(scratch, "peer").mkdir()
         out, sys.stdout = sys.stdout, quiet  # stages tell what they do
         try:

@@ -180,7 +180,7 @@ def _rounds(told: Told) -> Iterator[str]:
         settings = record.parameters.get("dpo", {})
         start = f"{policy.name} ({policy.digest[:16]})" if policy else "unknown"
         reference = told.bundle.records.get(record.inputs.get("reference", ""))
-        against = f"{reference.name} ({reference.digest[:16]})" if reference else "the same"
+        against = f"{reference.name} ({reference.digest[:16]})" if reference else "the same model"
         yield (f"{record.name}: starts from {start}; reference {against}; "
                f"loss {settings.get('loss')}, beta {settings.get('beta')}")
         if pairs:
@@ -316,7 +316,7 @@ def _verdicts(told: Told) -> list[dict[str, Any]]:
 def _words(value: Any) -> str:
     """A recorded value in words."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_words(inner)}" for key, inner in sorted(value.items()) if inner is not None)
+        return ", ".join(f"{key} {_words(inner)}" for key, inner in sorted(value.items()) if inner not in (None, ""))
     if isinstance(value, list):
         return ", ".join(map(_words, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -197,6 +198,8 @@ def export(
             from med42.lineage.graph import in_order
             from med42.lineage.openlineage import events
 
+            if importlib.util.find_spec("openlineage") is None:
+                raise Med42Error("openlineage", "not installed", "openlineage-python", "Install this package with its extra 'release'.")
             text = "\n".join(events(held.index["recipe"], in_order(held.subject, held.records), held.records)) + "\n"
         elif form == "cyclonedx":
             text = held.bill.decode()
