@@ -263,7 +263,7 @@ def _cost(told: Told) -> Iterator[str]:
     total = 0.0
     prices = load_accelerators()
     for record in told.ordered:
-        settings = next((record.parameters[key] for key in ("sft", "dpo", "evaluation") if key in record.parameters), {})
+        settings: Any = next((record.parameters[key] for key in ("sft", "dpo", "evaluation") if key in record.parameters), {})
         devices = settings.get("devices", {}) if isinstance(settings, dict) else {}
         gpus = int(devices.get("nodes", 1)) * int(devices.get("gpus_per_node", 0))
         line = f"{record.name}: {record.made.seconds:,.1f} s on {record.made.processors} processors"

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -79,7 +79,7 @@ def contains(
     with told_plainly():
         asked = asked_rows(row)
         held = read_bundle(bundle, key).bundle
-        found = [{"asked": where, "row": digest, "sets": list(memberships(held, digest))} for where, digest in asked]
+        found: list[dict[str, Any]] = [{"asked": where, "row": digest, "sets": list(memberships(held, digest))} for where, digest in asked]
         if proof:
             proofs = [told["proof"] | {"record": told["digest"]} for one in found for told in one["sets"] if "proof" in told]
             _write(proof, json.dumps(proofs, indent=1) + "\n")

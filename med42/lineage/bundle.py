@@ -150,8 +150,8 @@ def unpack(content: bytes | memoryview, where: object) -> Bundle:
                                  "The record was changed.")
             records[record.digest] = record
     recipe = read_canonical(entries[RECIPE], f"{where}, {RECIPE}")
-    name = recipe.get("name") if isinstance(recipe, dict) else None
-    if told["subject"] not in records or name != told["recipe"] or not bytes(entries[REPORT]).isascii():
+    named = recipe.get("name") if isinstance(recipe, dict) else None
+    if told["subject"] not in records or named != told["recipe"] or not bytes(entries[REPORT]).isascii():
         raise Med42Error(f"{where}, {INDEX}", f"recipe '{told['recipe']}', subject {str(told['subject'])[:16]}",
                          "a recipe and a record that the bundle holds, and a report in ASCII", "The bundle was changed.")
     rows = {name.removeprefix(ROW_SETS): read_row_set(entries[name], f"{where}, {name}") for name in listed if name.startswith(ROW_SETS)}
@@ -168,9 +168,9 @@ def _index(entries: Mapping[str, memoryview], where: object) -> tuple[dict[str, 
     index = read_canonical(entries[INDEX], place)
     keys = {"schema", "version", "recipe", "recipe_digest", "subject"}
     listed = index.get("entries") if isinstance(index, dict) else None
-    right = isinstance(listed, dict) and index.keys() == keys | {"entries"} and {RECIPE, REPORT} <= listed.keys() and all(
-        isinstance(text, str) for text in (*(index[key] for key in keys), *listed.values()))
-    if not right:
+    if not isinstance(listed, dict) or index.keys() != keys | {"entries"} or not {RECIPE, REPORT} <= listed.keys() or not all(
+        isinstance(text, str) for text in (*(index[key] for key in keys), *listed.values())
+    ):
         raise Med42Error(place, "an index without the recipe, the report or a name", "the index that was sealed",
                          "The bundle was changed.")
     return {key: index[key] for key in sorted(keys)}, listed

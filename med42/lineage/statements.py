@@ -61,7 +61,7 @@ def provenance(recipe_name: str, recipe_digest: str, record: Record, records: Ma
             },
         },
     }
-    json_format.ParseDict(predicate, provenance_pb2.Provenance())  # type: ignore[attr-defined]
+    json_format.ParseDict(predicate, provenance_pb2.Provenance())
     return _statement(_subjects(record), PROVENANCE, predicate)
 
 
@@ -79,7 +79,7 @@ def test_result(recipe_name: str, recipe_digest: str, decision: Record, records:
         "configuration": [{"name": f"recipe {recipe_name}", "digest": {"sha256": recipe_digest}}],
         "passedTests": names[True], "failedTests": names[False],
     }
-    json_format.ParseDict(predicate, test_result_pb2.TestResult())  # type: ignore[attr-defined]
+    json_format.ParseDict(predicate, test_result_pb2.TestResult())
     judged = judged_model(decision, records)
     return _statement(_subjects(judged or decision), TEST_RESULT, predicate)
 
