@@ -20,7 +20,7 @@ from med42.lineage.scores import scored
 from med42.training.planning import load_accelerators
 
 PERSONS = ("approver", "approved_by", "override")  # what a decision may record of people
-SAFETY = ("toxi", "safety", "refus", "bias", "harm")
+SAFETY = ("toxi", "safety", "refus", "bias", "harm", "hate")
 
 
 @dataclass(frozen=True)
@@ -214,6 +214,10 @@ def _safety(told: Told) -> Iterator[str]:
             if any(word in name.lower() for word in SAFETY):
                 found = True
                 yield f"{record.name}: {name} {_words(value)}"
+        for name, value in record.measured.items():
+            if value and any(word in name.lower() for word in SAFETY):
+                found = True
+                yield f"{record.name}: {name.replace('_', ' ')}: {_words(value)}"
     for verdict in _verdicts(told):
         if any(word in str(verdict).lower() for word in SAFETY):
             yield f"gate: {_words(verdict)}"
@@ -232,7 +236,7 @@ def _gates(told: Told) -> Iterator[str]:
 
 def _approved(told: Told) -> Iterator[str]:
     if told.decision:
-        persons = {key: value for key, value in told.decision.measured.items() if any(word in key for word in PERSONS)}
+        persons = {key: value for key, value in told.decision.measured.items() if value and any(word in key for word in PERSONS)}
         yield (f"by the gates of recipe {told.bundle.index['recipe']} ({told.bundle.index['recipe_digest'][:16]}), "
                f"in run {told.decision.made.run} at {told.decision.made.started}")
         yield _words(persons) if persons else "no person's approval is recorded"

@@ -251,9 +251,11 @@ def check_chain(bundle: Bundle, where: object) -> None:
 
 def _check_decision(decision: Record, place: str) -> None:
     verdicts = decision.measured.get("verdicts", [])
-    unmet = [one for one in verdicts if isinstance(one, dict) and one.get("met") is False] if isinstance(verdicts, list) else [verdicts]
-    if decision.measured.get("approved") is True and unmet:
-        raise Med42Error(place, "an approval", f"none, as {len(unmet)} of its gates were not met", "Withdraw the release.")
+    unmet = [one for one in verdicts if not isinstance(one, dict) or one.get("met") is not True] if isinstance(verdicts, list) else [{}]
+    blocking = [one for one in unmet if not isinstance(one, dict) or one.get("overridden") is not True]
+    if decision.measured.get("approved") is True and (blocking or (unmet and not decision.measured.get("override"))):
+        raise Med42Error(place, "an approval", f"none, as {len(unmet)} of its gates were not met and no override is recorded",
+                         "Withdraw the release.")
 
 
 def _check_push(bundle: Bundle, push: Record, place: str) -> None:

@@ -66,18 +66,19 @@ def provenance(recipe_name: str, recipe_digest: str, record: Record, records: Ma
 
 
 def test_result(recipe_name: str, recipe_digest: str, decision: Record, records: Mapping[str, Record]) -> bytes:
-    """Which gates the model that a decision is about met, and which not."""
+    """Which gates the model that a decision is about met, which not, and which (as warnings) a person overrode."""
     from google.protobuf import json_format
     from in_toto_attestation.predicates.test_result.v0 import test_result_pb2
 
-    names: dict[bool, list[str]] = {True: [], False: []}
+    names: dict[str, list[str]] = {"passedTests": [], "warnedTests": [], "failedTests": []}
     for verdict in decision.measured.get("verdicts", []):
-        names[verdict.get("met") is True].append(f"{verdict.get('score')}: {verdict.get('rule')}")
+        outcome = "passed" if verdict.get("met") is True else "warned" if verdict.get("overridden") is True else "failed"
+        names[f"{outcome}Tests"].append(f"{verdict.get('score')}: {verdict.get('rule')}")
     approved = decision.measured.get("approved") is True
     predicate = {
         "result": "PASSED" if approved else "FAILED",
         "configuration": [{"name": f"recipe {recipe_name}", "digest": {"sha256": recipe_digest}}],
-        "passedTests": names[True], "failedTests": names[False],
+        **names,
     }
     json_format.ParseDict(predicate, test_result_pb2.TestResult())
     judged = judged_model(decision, records)

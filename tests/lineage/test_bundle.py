@@ -252,6 +252,23 @@ def test_a_push_against_the_decision_is_told(tmp_path, refusal):
     assert "record push_model: found a push" in told
 
 
+UNMET = {"score": "mmlu", "met": False}
+
+
+@pytest.mark.parametrize(("measured", "right"), [
+    ({"verdicts": [{"score": "mmlu", "met": True}]}, True), ({"verdicts": [UNMET]}, False), ({"verdicts": ["odd"]}, False),
+    ({"verdicts": {}}, False), ({"verdicts": [UNMET], "override": {"by": "somebody"}}, False),
+    ({"verdicts": [UNMET | {"overridden": True}]}, False),
+    ({"verdicts": [UNMET | {"overridden": True}], "override": {"by": "somebody", "reason": "looked at"}}, True),
+], ids=str)
+def test_an_approval_rests_on_its_gates(tmp_path, measured, right):
+    out = tmp_path / "decision"
+    plan = Plan("decide_release", "decision", {"recipe": DIGEST}, {}, "release")
+    record = produce(plan, out, JOB, writing("", approved=True, **measured))
+    content = pack("small", RECIPE, record.digest, {record.digest: record}, REPORT)
+    assert refused(content) is not right
+
+
 def test_a_push_without_a_decision_is_told(tmp_path, refusal):
     out = tmp_path / "push"
     record = produce(Plan("push_model", "release", {"recipe": DIGEST}, {}, "release"), out, JOB, writing("push"))
