@@ -57,7 +57,8 @@ def draw(subject: Record, records: Mapping[str, Record]) -> str:
                 record.name, record.digest, x, y, WIDTH, HEIGHT, COLOURS.get(record.kind, "#eeeeee"),
                 x + 7, y + 16, _short(record.name, 24), x + 7, y + 31, _short(str(record.measured.get("summary", "")), 30)))
     return str(Markup(
-        '<svg xmlns="http://www.w3.org/2000/svg" width="{}" height="{}" viewBox="0 0 {} {}" font-family="sans-serif" font-size="12">'
+        '<svg xmlns="http://www.w3.org/2000/svg" width="{}" height="{}" viewBox="0 0 {} {}" style="max-width: none" '
+        'font-family="sans-serif" font-size="12">'
         '<style>.small {{ font-size: 9.5px; fill: #555; }} path {{ fill: none; stroke: #9aa5ad; }} rect {{ stroke: #7b8790; }}</style>'
         '{}{}</svg>').format(width, height, width, height, Markup("").join(lines), Markup("").join(boxes)))
 

@@ -51,16 +51,19 @@ class Signer:
     identity: str
 
 
-def find_signer() -> Signer | None:
+def find_signer(needed: bool = False) -> Signer | None:
     """The signer that the environment names; None where it names none.
 
     Raises:
-        Med42Error: a file that is not there, no such key, or a certificate for another key.
+        Med42Error: a file that is not there, no such key, or a certificate for another key; none where one is needed.
     """
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     if not os.environ.get(KEY):
+        if needed:
+            raise Med42Error(KEY, "no signing key", "the path of one, as the recipe's audit.signed asks",
+                             "Give the key to the stages that push and seal, or set audit.signed to false.")
         return None
     key, certificate = Path(os.environ[KEY]), Path(os.environ[CERTIFICATE]) if os.environ.get(CERTIFICATE) else None
     try:

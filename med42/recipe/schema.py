@@ -453,7 +453,7 @@ class Push(Frozen):
 class Audit(Frozen):
     """The audit bundle at the end of a run."""
 
-    signed: bool = Field(default=False, description="refuse to seal a bundle without a signing key; with one it is signed in any case")
+    signed: bool = Field(default=False, description="refuse to push or seal without a signing key; with one both are signed in any case")
 
 
 class Limits(Frozen):

@@ -36,7 +36,9 @@ def audit_page(recipe: Recipe, subject: Record, records: Mapping[str, Record], s
             (record.name, source, account.get("read", 0), account.get("kept", 0), dropped_words(account))
             for record in ordered for source, account in record.measured.get("accounts", {}).items()]),
         page.heading("What was made of what"),
-        page.figure(draw(subject, records), "Each box is an artifact with its record; lines lead from what it was made of."),
+        # As large as it is, to be scrolled: fitted to the page, a chain of a dozen stages could not be read.
+        Markup('<div class="scroll">{}</div>').format(
+            page.figure(draw(subject, records), "Each box is an artifact with its record; lines lead from what it was made of.")),
         page.heading("When"),
         page.bars(("record", "seconds", "started, run"), [
             (record.name, record.made.seconds, f"{record.made.seconds:,.1f} s from {record.made.started}, run {record.made.run}")

@@ -10,7 +10,7 @@ from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.journal import Job
 from med42.lineage.ml_bom import ml_bom
 from med42.lineage.record import CARRIED, Record, differing_row_sets, read_ancestry, read_record, row_sets
-from med42.lineage.signature import KEY, Signer, find_signer
+from med42.lineage.signature import Signer, find_signer
 from med42.lineage.statements import statements
 from med42.recipe import Recipe, canonical_recipe, recipe_digest
 from med42.release.audit_page import audit_page
@@ -29,10 +29,7 @@ def seal_audit(recipe: Recipe, subject: Path, out: Path, job: Job) -> Record:
         Med42Error: the chain has a gap, its parts belong to different recipes, or the recipe asks for a signature and there
             is no key.
     """
-    signer = find_signer()
-    if recipe.audit.signed and signer is None:
-        raise Med42Error("seal_audit", "no signing key", f"one, as the recipe's audit.signed asks: {KEY} names its file",
-                         "Give the key to this stage, or set audit.signed to false.")
+    signer = find_signer(recipe.audit.signed)
     parameters = {"recipe": recipe_digest(recipe), "signer": signer.identity if signer else ""}
     plan = Plan("seal_audit", "bundle", parameters, {"subject": subject}, "release", SIGNING if signer else STATING)
     return produce(plan, out, job, lambda draft: _seal(recipe, subject, signer, draft))

@@ -379,6 +379,32 @@ def test_approval_of_another_model_does_not_count(made: SimpleNamespace, tmp_pat
         push_model(RECIPE, made.model, made.other, tmp_path / "release", JOB, f"directory:{tmp_path}/published")
 
 
+def test_a_model_is_not_pushed_unsigned_where_the_recipe_asks_for_a_signature(made: SimpleNamespace, tmp_path: Path,
+                                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEY, raising=False)
+    recipe = load_recipe("tiny", ["audit.signed=true"])
+    with pytest.raises(Med42Error, match="no signing key"):
+        push_model(recipe, made.model, made.decision, tmp_path / "release", JOB, f"directory:{tmp_path}/published")
+    assert not any(tmp_path.iterdir())
+
+
+def test_weights_that_run_code_are_not_pushed(made: SimpleNamespace, tmp_path: Path) -> None:
+    def pickled(draft: Path) -> Outcome:
+        (draft / "pytorch_model.bin").write_bytes(b"x")
+        return Outcome({"steps": 1})
+
+    scores = {"average": 0.5, "scores": {"mmlu": 0.5}}
+    model = tmp_path / "model"
+    produce(Plan("train_sft", "model", {"of": "pickles"}, {}, "training"), model, JOB, pickled)
+    produce(Plan("evaluate_model", "scores", {}, {"model": model}, "evaluation"), tmp_path / "scores", JOB, lambda draft: Outcome(scores))
+    decision = tmp_path / "decision"
+    produce(Plan("decide_release", "decision", {}, {"scores": tmp_path / "scores"}, "release"), decision, JOB,
+            lambda draft: Outcome({"approved": True}))
+    with pytest.raises(Med42Error, match="a file that runs code when it is loaded"):
+        push_model(RECIPE, model, decision, tmp_path / "release", JOB, f"directory:{tmp_path}/published")
+    assert not (tmp_path / "published").exists()
+
+
 def test_changed_model_is_not_pushed(made: SimpleNamespace, tmp_path: Path) -> None:
     shutil.copytree(made.model, tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text("{}")
