@@ -39,6 +39,8 @@ class Hub:
         requests: every request seen, as `POST /api/repos/create`.
         steps: for each of them its key in ROUTES.
         garbled: paths whose content is stored changed, as by a faulty disk.
+        meanwhile: what happens, once, just before a step is answered.
+        lost: how many commits are made but answered with 503.
     """
 
     endpoint: str
@@ -49,10 +51,12 @@ class Hub:
     steps: list[str] = field(default_factory=list)
     garbled: set[str] = field(default_factory=set)
     faults: dict[str, list[int]] = field(default_factory=dict)
+    meanwhile: dict[str, Callable[[], object]] = field(default_factory=dict)
+    lost: int = 0
 
     def add(self, repo: str, files: Files, kind: str = "model", private: bool = False, branch: str = "main") -> str:
         """Make a commit, and the repository if need be; returns the commit's id."""
-        repository = self.repositories.setdefault((kind, repo), SimpleNamespace(private=private, commits={}, refs={}))
+        repository = self.repositories.setdefault((kind, repo), SimpleNamespace(private=private, commits={}, refs={}, tags={}))
         content = f"{len(repository.commits)} {sorted((path, file_id(data)) for path, data in files.items())}"
         commit = hashlib.sha1(content.encode()).hexdigest()
         repository.commits[commit], repository.refs[branch] = files, commit
@@ -127,9 +131,12 @@ def upload(hub: Hub, part: SimpleNamespace, body: bytes) -> None:
 
 
 def commit(hub: Hub, part: SimpleNamespace, body: bytes) -> Any:
-    files = dict(hub.find(part.repo, part.kind, part.revision)[1])
+    head, present = hub.find(part.repo, part.kind, part.revision)
+    files = dict(present)
     for line in map(json.loads, body.splitlines()):
         value, path = line["value"], line["value"].get("path")
+        if line["key"] == "header" and value.get("parentCommit") not in (None, head):
+            refuse(412, "A commit has happened since. Please refresh and try again.")
         if line["key"] == "file":
             files[path] = base64.b64decode(value["content"])
         elif line["key"] == "lfsFile":
@@ -139,7 +146,43 @@ def commit(hub: Hub, part: SimpleNamespace, body: bytes) -> Any:
         if path in hub.garbled:
             files[path] += b" "
     made = hub.add(part.repo, files, part.kind, branch=part.revision)
+    if hub.lost:
+        hub.lost -= 1
+        refuse(503, "the answer was lost, the commit was not")
     return {"success": True, "commitOid": made, "commitUrl": f"{hub.endpoint}/{part.repo}/commit/{made}", "hookOutput": ""}
+
+
+def branch(hub: Hub, part: SimpleNamespace, body: bytes) -> Any:
+    refs = hub.repositories[part.kind, part.repo].refs
+    if part.name in refs:
+        return 409, {"error": "Reference already exists"}, {}
+    refs[part.name] = hub.find(part.repo, part.kind, json.loads(body).get("startingPoint", "main"))[0]
+    return {}
+
+
+def leave_branch(hub: Hub, part: SimpleNamespace, body: bytes) -> Any:
+    del hub.repositories[part.kind, part.repo].refs[part.name]
+    return {}
+
+
+def tag(hub: Hub, part: SimpleNamespace, body: bytes) -> Any:
+    repository, name = hub.repositories[part.kind, part.repo], json.loads(body)["tag"]
+    if name in repository.tags:
+        return 409, {"error": "Tag already exists"}, {}
+    repository.tags[name] = repository.refs[name] = hub.find(part.repo, part.kind, part.revision)[0]
+    return {}
+
+
+def refs(hub: Hub, part: SimpleNamespace, body: bytes) -> Any:
+    repository = hub.repositories.get((part.kind, part.repo)) or refuse(404, "Repository not found", "RepoNotFound")
+    heads = {name: commit for name, commit in repository.refs.items() if name not in repository.tags}
+    return {"converts": [], "branches": [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": at} for name, at in heads.items()],
+            "tags": [{"name": name, "ref": f"refs/tags/{name}", "targetCommit": at} for name, at in repository.tags.items()]}
+
+
+def settings(hub: Hub, part: SimpleNamespace, body: bytes) -> Any:
+    vars(hub.repositories[part.kind, part.repo]).update(json.loads(body))
+    return {}
 
 
 def info(hub: Hub, part: SimpleNamespace, body: bytes) -> Any:
@@ -171,6 +214,11 @@ ROUTES: dict[str, tuple[str, Callable[[Hub, SimpleNamespace, bytes], Any]]] = {
     "preupload": (f"POST {API}/preupload/(?P<revision>[^/]+)", preupload),
     "lfs": (rf"POST {PLAIN}\.git/info/lfs/objects/batch", lfs),
     "upload": ("PUT /upload/(?P<oid>[0-9a-f]{64})", upload),
+    "branch": (f"POST {API}/branch/(?P<name>[^/]+)", branch),
+    "leave_branch": (f"DELETE {API}/branch/(?P<name>[^/]+)", leave_branch),
+    "tag": (f"POST {API}/tag/(?P<revision>[^/]+)", tag),
+    "refs": (f"GET {API}/refs", refs),
+    "settings": (f"PUT {API}/settings", settings),
     "commit": (f"POST {API}/commit/(?P<revision>[^/]+)", commit),
     "tree": (f"GET {API}/tree/(?P<revision>[^/]+)", tree),
     "info": (f"GET {API}(?:/revision/(?P<revision>[^/]+))?", info),
@@ -189,6 +237,8 @@ class Handler(BaseHTTPRequestHandler):
         step, match = next(((step, found) for step in ROUTES if (found := re.fullmatch(ROUTES[step][0], request))), ("", None))
         hub.requests.append(request)
         hub.steps.append(step)
+        if happens := hub.meanwhile.pop(step, None):
+            happens()
         status = hub.faults[step].pop() if hub.faults.get(step) else 200
         if status == 0:
             self.close_connection = True
@@ -212,7 +262,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(data)
 
-    do_GET = do_HEAD = do_POST = do_PUT = handle_request  # noqa: N815
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_request  # noqa: N815
     log_message = lambda *_: None  # noqa: E731
 
 

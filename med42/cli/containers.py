@@ -27,11 +27,13 @@ from med42.cluster.network import needs_network
 from med42.cluster.profile import Profile, accelerators, amount, asks, devices_of
 from med42.errors import Med42Error
 from med42.lineage.provenance import stages_digest
+from med42.lineage.signature import CERTIFICATE, KEY
 from med42.recipe import Recipe
 
 UID = 10001  # the images' own user
 PIDS = 4096
 PASSED_ON = ("HF_TOKEN", "HF_ENDPOINT", "STORAGE_EMULATOR_HOST", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE")
+SIGNING = ("push_model", "seal_audit")  # the only stages that see a signing key
 
 
 @dataclass
@@ -142,6 +144,9 @@ class Containers:
         }
         if self.data_root:
             asked["mounts"].append(_mount(self.data_root, read_only=True))
+        for name, path in signing_files(stage).items():
+            asked["mounts"].append(_mount(path, read_only=True))
+            asked["environment"][name] = str(path)
         kind, _, folder = self.push_to.partition(":")
         if kind == "directory" and stage in ("preflight", "push_model") and not Path(folder).is_relative_to(self.work):
             asked["mounts"].append(_mount(Path(folder).parent))
@@ -251,6 +256,12 @@ def make_folders(*folders: Path) -> None:
         if os.getuid() == 0:
             for path in new:
                 os.chown(path, UID, 0)
+
+
+def signing_files(stage: str) -> dict[str, Path]:
+    """The files that a stage signs with, by the variable that names each; none for a stage that signs nothing."""
+    named = {name: os.environ.get(name, "") for name in (KEY, CERTIFICATE)} if stage in SIGNING else {}
+    return {name: Path(path).absolute() for name, path in named.items() if path}
 
 
 def _mount(folder: Path, at: str = "", read_only: bool = False) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: `recipes`, `check`, `paper`, `compare`, `plan`, `lock`, `impact`, `run`, `compile`, `submit`, `audit verify`.
+"""The command line: what the recipe commands do stands here, `audit ...` in `med42.cli.audit`.
 
 Nothing here needs torch, and only `run`, `compile` and `submit` need kfp.
 """
@@ -6,42 +6,23 @@ Nothing here needs torch, and only `run`, `compile` and `submit` need kfp.
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from med42.errors import Med42Error
+from med42.cli.audit import audit
+from med42.cli.terminal import console, told_plainly
 from med42.recipe import dump_recipe, load_recipe, recipe_digest, shipped_recipes
 
 app = typer.Typer(help="Open, provable post-training of clinical language models.", no_args_is_help=True, add_completion=False)
-audit = typer.Typer(help="Look into an audit bundle, offline.", no_args_is_help=True)
 app.add_typer(audit, name="audit")
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a *.yaml file.")]
 SetOption = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, as sft.steps=100. May be repeated.")
 ]
-
-
-def _console() -> Console:
-    """The terminal, or, where output goes to a file or a pipe, lines wide enough for the tables."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 140)
-
-
-@contextmanager
-def _told_plainly() -> Iterator[None]:
-    """Print an error that a person can mend, without a traceback, and exit with 1."""
-    try:
-        yield
-    except Med42Error as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error[/] {_escape(str(error))}")
-        raise typer.Exit(1) from error
 
 
 @app.command()
@@ -52,7 +33,7 @@ def recipes() -> None:
         recipe = load_recipe(name)
         base = recipe.base.repo if recipe.base.kind == "hub" else f"random, {recipe.base.layers} layers"
         table.add_row(name, base, str(len(recipe.sources)), str(len(recipe.dpo.rounds)), recipe.title)
-    _console().print(table)
+    console().print(table)
 
 
 @app.command()
@@ -64,12 +45,12 @@ def check(
     """Check a recipe and print what follows from it, beside what the paper says."""
     from med42.cli.check import print_check
 
-    with _told_plainly():
+    with told_plainly():
         resolved = load_recipe(recipe, changes)
         if as_json:
             print(json.dumps(json.loads(dump_recipe(resolved)), indent=1))
         else:
-            print_check(resolved, _console())
+            print_check(resolved, console())
 
 
 @app.command()
@@ -80,8 +61,8 @@ def paper(
     """Print the paper's results (Table 4), their averages worked out again, and what does not reproduce."""
     from med42.cli.paper import print_paper
 
-    with _told_plainly():
-        print_paper(table, as_json, _console())
+    with told_plainly():
+        print_paper(table, as_json, console())
 
 
 @app.command()
@@ -95,8 +76,8 @@ def compare(
     """Compare models on the same questions: gains over a base with 95% intervals and McNemar's test, beside the paper's."""
     from med42.cli.paper import print_comparison
 
-    with _told_plainly():
-        print_comparison(scores, base, model, markdown, html, _console())
+    with told_plainly():
+        print_comparison(scores, base, model, markdown, html, console())
 
 
 @app.command()
@@ -110,8 +91,8 @@ def plan(
     from med42.cli.plan import print_plan
     from med42.training.planning import load_accelerators
 
-    with _told_plainly():
-        fits = print_plan(load_recipe(recipe, changes), load_accelerators(accelerators), as_json, _console())
+    with told_plainly():
+        fits = print_plan(load_recipe(recipe, changes), load_accelerators(accelerators), as_json, console())
     raise typer.Exit(0 if fits else 1)
 
 
@@ -127,9 +108,9 @@ def lock(
     from med42.cli.lock import lock_recipe
     from med42.recipe.lock import lock_path
 
-    with _told_plainly():
+    with told_plainly():
         resolved = load_recipe(recipe, changes, locked=False)
-        same = lock_recipe(resolved, output or lock_path(recipe), data_root, check, _console())
+        same = lock_recipe(resolved, output or lock_path(recipe), data_root, check, console())
     raise typer.Exit(1 if check and not same else 0)
 
 
@@ -143,7 +124,7 @@ def impact(
     from med42.cli.impact import impact as told_of
     from med42.training.planning import load_accelerators
 
-    with _told_plainly():
+    with told_plainly():
         print(told_of(names or shipped_recipes(), base, load_accelerators(accelerators)), end="")
 
 
@@ -166,10 +147,10 @@ def run(
     from med42.cluster.profile import load_profile
     from med42.lineage.provenance import stages_digest
 
-    with _told_plainly():
+    with told_plainly():
         where = Where(Runner(runner), load_profile(profile), load_image_lock(images, stages_digest()) if images else None)
         resolved = load_recipe(recipe, [*changes, *["unlocked=allow"] * allow_unlocked])
-        passed = run_recipe(resolved, where, work, data_root, push_to, until, _console())
+        passed = run_recipe(resolved, where, work, data_root, push_to, until, console())
     raise typer.Exit(0 if passed else 1)
 
 
@@ -190,13 +171,13 @@ def compile_(
     from med42.cluster.profile import load_profile
     from med42.lineage.provenance import stages_digest
 
-    with _told_plainly():
+    with told_plainly():
         written_as, resolved = Format(form), load_recipe(recipe, changes)
         lock = None if allow_tags else load_image_lock(images, stages_digest())
         compiled = compile_pipeline(resolved, load_profile(profile), lock, namespace)
         size = write_compiled(compiled, written_as, output)
-        print_placed(compiled, _console())
-        _console().print(f"{output}: {compiled.version}, {size:,} bytes, recipe {recipe_digest(resolved)[:12]}, profile {profile}")
+        print_placed(compiled, console())
+        console().print(f"{output}: {compiled.version}, {size:,} bytes, recipe {recipe_digest(resolved)[:12]}, profile {profile}")
 
 
 @app.command()
@@ -215,26 +196,7 @@ def submit(
     from med42.cli.submit import submit_requests
     from med42.cluster.submit import connect
 
-    with _told_plainly():
+    with told_plainly():
         server = connect(host, namespace, token_file, authority)
-        well = submit_requests(requests, server, pipeline, service_account, dry_run, follow, _console())
+        well = submit_requests(requests, server, pipeline, service_account, dry_run, follow, console())
     raise typer.Exit(0 if well else 1)
-
-
-@audit.command()
-def verify(
-    bundle: Annotated[Path, typer.Argument(help="A *.med42 file.")],
-    artifacts: Annotated[Path | None, typer.Option(help="Also compare every artifact below this folder.")] = None,
-) -> None:
-    """Check a bundle against itself and, with --artifacts, every artifact against the bundle."""
-    from med42.cli.verify import print_verdict
-
-    with _told_plainly():
-        passed = print_verdict(bundle, artifacts, _console())
-    raise typer.Exit(0 if passed else 1)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

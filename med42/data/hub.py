@@ -24,6 +24,7 @@ ADVICE = {
           "Accept the repository's terms on its page, or use a token with the right scope."),
     404: ("no such repository, revision or file", "one that exists and that the token may see",
           "Check the name and the revision; private ones need a token."),
+    412: ("somebody else's commit", "a branch that is as it was", "Look at what they wrote, then run again."),
     409: ("a conflicting change", "an unchanged repository", "Somebody else wrote to it; run again."),
     429: ("too many requests", "a hub that takes ours", "Wait a few minutes and run again; finished work is kept."),
 }

@@ -28,6 +28,7 @@ from med42.data.parallel import ordered_map
 from med42.data.phi import merged_reports
 from med42.data.prepare_source import PHI
 from med42.data.quotas import quotas
+from med42.data.row_sets import write_row_sets
 from med42.data.shards import ConversationWriter, read_shard, read_shards, row_groups, shard_paths
 from med42.data.shuffle import Taken, in_key_order
 from med42.errors import Med42Error
@@ -151,6 +152,7 @@ def _mix(recipe: Recipe, parts: dict[str, list[Path]], benchmarks: Path, draft: 
     shutil.rmtree(scratch)
     _account_for_the_rest(writer, rows)
     manifest = writer.close()
+    write_row_sets(draft)
     left = _residue(draft, overlap)
     if len(left) > recipe.mix.residue:
         raise Med42Error("mix", f"{len(left):,} rows with benchmark text in the finished mix (as row {left[0]})",

@@ -19,7 +19,7 @@ from med42.data.conversation import Conversation, Dropped, row_digest
 from med42.data.families import find_family
 from med42.data.pages import account_blocks
 from med42.data.parallel import ordered_map
-from med42.data.phi import Account, PhiGate, detector_packages, phi_blocks, phi_report, stop_on
+from med42.data.phi import Account, PhiGate, detector_packages, phi_blocks, phi_report, recall, stop_on
 from med42.data.readers import Block, Located, locate
 from med42.data.row import ColumnError, Row
 from med42.data.seen import Seen
@@ -162,6 +162,9 @@ def _prepare(recipe: Recipe, name: str, part: Part, labels: Located | None, loca
         raise Med42Error(key, f"no conversation in {rows} rows ({reasons})", "at least one",
                          "Check the source's family and files.")
     found = phi_report(phi, recipe.phi, source.phi, recipe.seed)
+    told = {key: found[key] for key in ("detector", "policy", "examined", "with_findings", "acted_on")}
+    sure = recall([found]).values()
+    told["planted"] = {"identifiers": sum(one["planted"] for one in sure), "found": sum(one["found"] for one in sure)}
     (draft / PHI).write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
     of = "" if part == WHOLE else f", part {part.index} of {part.of}"
     (draft / "page.html").write_text(page.page(
@@ -169,5 +172,5 @@ def _prepare(recipe: Recipe, name: str, part: Part, labels: Located | None, loca
         [*account_blocks(manifest), *phi_blocks({name: found})],
     ))
     return Outcome({"rows": rows, "merkle_root": manifest["merkle_root"], "accounts": manifest["sources"], "license": source.license,
-                    "phi": {key: found[key] for key in ("detector", "policy", "examined", "with_findings", "acted_on")},
+                    "phi": told,
                     "summary": f"{account['kept']:,} of {account['read']:,} conversations"})

@@ -11,18 +11,19 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec
 
 from med42.errors import Med42Error
-from med42.lineage.digest import canonical, folder_files
+from med42.lineage.digest import canonical, file_digest, folder_files
 from med42.lineage.journal import Job
-from med42.lineage.provenance import code_digest, commit, machine, package_versions, processors
+from med42.lineage.provenance import accelerators, code_digest, commit, machine, package_versions, processors
 from med42.lineage.record import (
     ANCESTRY,
+    CARRIED,
     RECORD,
     Made,
     Record,
@@ -33,8 +34,10 @@ from med42.lineage.record import (
     parse_record,
     read_ancestry,
     read_record,
+    row_sets,
     write_record,
 )
+from med42.lineage.row_set import LEFT_OUT, ROWS
 
 Parameters = ParamSpec("Parameters")
 
@@ -105,15 +108,16 @@ def produce(plan: Plan, out: Path, job: Job, build: Callable[[Path], Outcome]) -
         ancestry |= {parent.digest: parent for parent in parents.values()}
         record = _finished(home, key) if job.store else None
         if record is None:
-            record = _build(plan, identity, ancestry, home, job, build)
+            record = _build(plan, identity, list(parents.values()), ancestry, home, job, build)
         else:
             _refresh(home, ancestry)
+            _carry(plan.inputs.values(), parents.values(), home, ancestry)
         if home != out:
             copy_artifact(home, out)
     return record
 
 
-def _build(plan: Plan, identity: dict[str, Any], ancestry: dict[str, Record], home: Path, job: Job,
+def _build(plan: Plan, identity: dict[str, Any], parents: list[Record], ancestry: dict[str, Record], home: Path, job: Job,
            build: Callable[[Path], Outcome]) -> Record:
     started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
     draft = home.parent / f".{home.name}.partial"
@@ -125,16 +129,38 @@ def _build(plan: Plan, identity: dict[str, Any], ancestry: dict[str, Record], ho
         made = Made(
             run=job.run, started=started.isoformat(timespec="seconds"), seconds=round(time.monotonic() - clock, 3),
             python=sys.version.split()[0], machine=machine(), processors=processors(), commit=code_commit, dirty=dirty,
-            image=os.environ.get("MED42_IMAGE", ""), observed=outcome.observed,
+            image=os.environ.get("MED42_IMAGE", ""), accelerators=accelerators(), observed=outcome.observed,
         )
         record = Record(kind=plan.kind, files=describe_files(draft), measured=outcome.measured, made=made, **identity)
         # Canonical JSON writes 1.0 as 1: read back once, so that a record is the same wherever it is read from.
         record = parse_record(canonical(record.model_dump()), home)
+        _carry(plan.inputs.values(), parents, draft, ancestry)
         write_record(draft, record, ancestry)
         _replace(draft, home)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return record
+
+
+def _carry(inputs: Iterable[Path], parents: Iterable[Record], artifact: Path, ancestry: dict[str, Record]) -> None:
+    """Let an artifact carry the row sets of what it descends from, so that the last of the chain can prove its rows.
+
+    They are no files of its own: 34 bytes a row, linked where the file system allows.
+    """
+    places: dict[str, Path] = {}
+    for folder, parent in zip(inputs, parents, strict=True):
+        places |= {f"{parent.digest}.{name}": folder / name for name in (ROWS, LEFT_OUT)}
+        places |= {name: folder / CARRIED / name for name in row_sets(read_ancestry(folder))}
+    for name, entry in row_sets(ancestry).items():
+        target = artifact / CARRIED / name
+        if target.is_file() and file_digest(target) == entry.sha256:
+            continue
+        if not places[name].is_file() or file_digest(places[name]) != entry.sha256:
+            raise Med42Error(places[name], "no row set, or another than its record tells", f"sha256 {entry.sha256[:16]}",
+                             "It was changed since it was made; make that artifact again.")
+        target.parent.mkdir(exist_ok=True)
+        target.unlink(missing_ok=True)
+        _link_or_copy(places[name], target)
 
 
 def copy_artifact(source: Path, target: Path) -> None:

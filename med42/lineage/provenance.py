@@ -78,5 +78,16 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def accelerators(drivers: Path = Path("/proc/driver/nvidia")) -> list[str]:
+    """Model of each NVIDIA GPU that the machine has, and the driver; empty where there is none."""
+    found = []
+    for path in sorted(drivers.glob("gpus/*/information")):
+        told = dict(line.partition(":")[::2] for line in path.read_text().splitlines())
+        found.append(told.get("Model", "GPU of an unknown model").strip())
+    if found and (drivers / "version").is_file():
+        found.append("driver " + (drivers / "version").read_text().partition("\n")[0].partition(":")[2].strip())
+    return found
+
+
 if __name__ == "__main__":
     print(stages_digest())

@@ -16,9 +16,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from med42.errors import Med42Error
 from med42.lineage.digest import canonical, file_digest, folder_files, value_digest
+from med42.lineage.row_set import LEFT_OUT, ROWS
 
 RECORD = "record.json"
 ANCESTRY = "ancestry.json"
+CARRIED = "ancestry"  # folder of the row sets of what an artifact descends from
 
 
 class FileEntry(BaseModel):
@@ -42,6 +44,7 @@ class Made(BaseModel):
     commit: str
     dirty: bool
     image: str
+    accelerators: list[str] = []
     observed: dict[str, Any] = {}
 
 
@@ -105,18 +108,28 @@ def parse_record(text: bytes | str, where: object) -> Record:
     """Read a record from JSON; where it tells its own digest, that must be right."""
     try:
         told = dict[str, Any](json.loads(text))
-        digest = told.pop("digest", None)
-        record = Record.model_validate(told)
     except (ValueError, TypeError, RecursionError) as error:
-        if not isinstance(error, ValidationError):
-            raise Med42Error(where, f"text that is not a JSON mapping ({error})", "a record", "Make the artifact again.") from error
-        first = error.errors()[0]
-        raise Med42Error(where, f"'{'.'.join(map(str, first['loc']))}': {first['msg'].lower()}", "a record of schema med42.record/1",
-                         "Make the artifact again with this version.") from error
+        raise Med42Error(where, f"text that is not a JSON mapping ({error})", "a record", "Make the artifact again.") from error
+    digest = told.pop("digest", None)
+    record = record_of(told, where)
     if digest is not None and digest != record.digest:
         raise Med42Error(where, f"a record of '{record.name}' with digest {record.digest[:12]}", f"{str(digest)[:12]}, as it says",
                          "The record was changed; make the artifact again.")
     return record
+
+
+def record_of(told: Any, where: object) -> Record:
+    """A record from what its JSON tells.
+
+    Raises:
+        Med42Error: naming the key that does not fit the schema.
+    """
+    try:
+        return Record.model_validate(told)
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        raise Med42Error(where, f"'{'.'.join(map(str, first['loc']))}': {first['msg'].lower()}"[:400], "a record of schema med42.record/1",
+                         "Make the artifact again with this version.") from error
 
 
 def read_ancestry(artifact: Path) -> dict[str, Record]:
@@ -151,15 +164,28 @@ def record_text(record: Record) -> str:
 
 
 def describe_files(artifact: Path) -> dict[str, FileEntry]:
-    """Digest and size of every file of an artifact but its record and ancestry."""
+    """Digest and size of every file of an artifact but its record, its ancestry and the row sets that it carries."""
     return {
         name: FileEntry(sha256=file_digest(artifact / name), bytes=(artifact / name).stat().st_size)
-        for name in folder_files(artifact) if name not in (RECORD, ANCESTRY)
+        for name in folder_files(artifact) if name not in (RECORD, ANCESTRY) and not name.startswith(f"{CARRIED}/")
     }
 
 
+def row_sets(ancestry: dict[str, Record]) -> dict[str, FileEntry]:
+    """The row sets among the files of some records, by the names under which artifacts carry them and bundles hold them."""
+    return {f"{digest}.{name}": record.files[name] for digest, record in ancestry.items()
+            for name in (ROWS, LEFT_OUT) if name in record.files}
+
+
+def differing_row_sets(artifact: Path, ancestry: dict[str, Record]) -> list[str]:
+    """Names of row sets that an artifact lacks, carries besides, or carries with other content."""
+    folder, expected = artifact / CARRIED, row_sets(ancestry)
+    found = {name: file_digest(folder / name) for name in folder_files(folder)} if folder.is_dir() else {}
+    return sorted(name for name in found.keys() | expected.keys() if name not in expected or found.get(name) != expected[name].sha256)
+
+
 def differing_files(artifact: Path, record: Record) -> list[str]:
-    """Names of files that are missing, changed or added since the record was written."""
+    """Names of files that are missing, changed or added since the record was written; row sets that are carried left out."""
     found = describe_files(artifact)
     return sorted(name for name in found.keys() | record.files.keys() if found.get(name) != record.files.get(name))
 

@@ -28,6 +28,7 @@ from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.digest import merkle_root
 from med42.lineage.journal import Job
 from med42.lineage.record import Record
+from med42.lineage.row_set import ROWS, write_row_set
 from med42.preferences.pair import Pair
 from med42.recipe import Recipe
 from med42.recipe.schema import PreferenceSource
@@ -99,6 +100,7 @@ class PairWriter:
         self.seen: set[str] = set()
         self.held_out_prompts: set[str] = set()
         self.ids: list[str] = []
+        self.sources: list[str] = []
         self.lengths: list[tuple[int, int]] = []
 
     def take(self, name: str, pair: Pair, hit: Hit | None, held_out: bool) -> str | None:
@@ -124,6 +126,7 @@ class PairWriter:
             self.held_out_prompts.add(prompt)
         else:
             self.ids.append(pair.id)
+            self.sources.append(name)
             self.lengths.append((len(chosen_ids), len(rejected_ids)))
         return None
 
@@ -145,6 +148,8 @@ class PairWriter:
             "mean_chosen_tokens": chosen, "mean_rejected_tokens": rejected, "share_chosen_longer": longer,
             "held_out_pairs": len(self.seen) - len(self.ids),
         }
+        names = sorted(set(self.sources))
+        write_row_set(draft / ROWS, names, iter([(bytes.fromhex("".join(self.ids)), [names.index(source) for source in self.sources])]))
         (draft / "manifest.json").write_text(json.dumps(measured, indent=1, sort_keys=True) + "\n")
         (draft / "page.html").write_text(page.page(
             title,

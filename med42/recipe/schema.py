@@ -616,12 +616,21 @@ class Push(Frozen):
     kind: Literal["directory", "hub"]
     repo: str | None = Field(default=None, description="owner/name on the hub")
     private: bool = True
+    gated: Literal["auto", "manual"] | None = Field(default=None, description="who asks for access is let in at once, or by a person")
+    tag: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+                            description="names the release on the hub and is never moved; by default release-<its record>")
 
     @model_validator(mode="after")
     def _hub_has_a_repository(self) -> Push:
         if self.kind == "hub" and not self.repo:
             raise ValueError("kind 'hub' needs 'repo' (owner/name)")
         return self
+
+
+class Audit(Frozen):
+    """The audit bundle at the end of a run."""
+
+    signed: bool = Field(default=False, description="refuse to push or seal without a signing key; with one both are signed in any case")
 
 
 class Limits(Frozen):
@@ -667,6 +676,7 @@ class Recipe(Frozen):
     previous_release: str | None = Field(default=None, description="folder of the last release's scores, in the run's data root")
     override: Override | None = None
     push: Push
+    audit: Audit = Audit()
     limits: Limits = Limits()
     unlocked: Literal["refuse", "allow"] = Field(default="refuse", description="whether a hub or bucket may be read without a pin")
     pins: dict[str, Pin] = Field(default={}, description="by key, as sources.medquad: written by `med42 lock` beside the recipe")

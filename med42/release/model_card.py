@@ -9,6 +9,7 @@ import yaml
 
 from med42.data.licences import LICENCES
 from med42.lineage.record import Record
+from med42.lineage.scores import scores_of
 from med42.recipe import Recipe, recipe_digest
 from med42.recipe.schema import HubOrigin, InventedOrigin
 
@@ -42,7 +43,10 @@ messages = [{"role": "user", "content": "Which vitamin deficiency causes scurvy?
 prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
 answer = model.generate(**prompt, max_new_tokens=128)
 print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1]:], skip_special_tokens=True))
-```"""
+```
+
+The chat template is part of the tokenizer; a prompt in another form gives another model. An answer ends at `<|eot_id|>`, or at
+`<|end_of_text|>`: `generation_config.json` says so to `generate`, and a server that does not read it must be told."""
 
 
 def model_card(recipe: Recipe, record: Record, ancestry: dict[str, Record], override: dict[str, Any] | None = None) -> str:
@@ -71,7 +75,8 @@ def model_card(recipe: Recipe, record: Record, ancestry: dict[str, Record], over
     sections += ["## Scores", _scores(record, ancestry), "## Intended use", INTENDED, "## Limitations", LIMITATIONS]
     sections += ["## How to load it", LOADING]
     sections += ["## Provenance", f"- record of the model: `{record.digest}`\n- recipe: `{recipe_digest(recipe)}`"]
-    return f"---\n{yaml.safe_dump(_head(recipe, line), sort_keys=False)}---\n\n" + "\n\n".join(sections) + "\n"
+    head = _head(recipe, line) | _model_index(recipe, record, ancestry)
+    return f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n" + "\n\n".join(sections) + "\n"
 
 
 def _line(record: Record, ancestry: dict[str, Record]) -> dict[str, list[Record]]:
@@ -142,12 +147,35 @@ def _training(trained: list[Record]) -> str:
 
 
 def _scores(record: Record, ancestry: dict[str, Record]) -> str:
+    evaluation = _evaluation(record, ancestry)
+    if evaluation is None:
+        return "It was not scored."
+    rows = [(one.name, f"{one.value:.4f}", f"{one.low:.4f} to {one.high:.4f}" if one.items else "", one.items or "")
+            for one in scores_of(evaluation, ancestry)]
+    rows.append((f"**{evaluation.measured.get('average_name', 'average')}**", f"{float(evaluation.measured['average']):.4f}", "", ""))
+    protocol = f" Protocol `{evaluation.measured['protocol']}`." if "protocol" in evaluation.measured else ""
+    return _table(("benchmark", "score", "95% interval", "items"), rows) + (
+        f"\n\nShare of right answers; the interval is Wilson's, of the items alone.{protocol}")
+
+
+def _model_index(recipe: Recipe, record: Record, ancestry: dict[str, Record]) -> dict[str, Any]:
+    """The scores in the form that hubs read."""
+    evaluation = _evaluation(record, ancestry)
+    if evaluation is None:
+        return {}
+    protocol = str(evaluation.measured.get("protocol", ""))
+    results = [
+        {"task": {"type": "text-generation"}, "dataset": {"name": one.name, "type": one.name, "args": {"protocol": protocol}},
+         "metrics": [{"type": "accuracy", "value": round(one.value, 6), "name": "share of right answers"}
+                     | ({"args": {"items": one.items, "low_95": round(one.low, 6), "high_95": round(one.high, 6)}} if one.items else {})]}
+        for one in scores_of(evaluation, ancestry)
+    ]
+    return {"model-index": [{"name": recipe.name, "results": results}]} if results else {}
+
+
+def _evaluation(record: Record, ancestry: dict[str, Record]) -> Record | None:
     """The scores of this very model; those of its forebears, which gates compare with, are left out."""
-    for one in ancestry.values():
-        if one.stage == "evaluate_model" and record.digest in one.inputs.values():
-            rows = [*one.measured["scores"].items(), (f"**{one.measured.get('average_name', 'average')}**", one.measured["average"])]
-            return _table(("benchmark", "score"), [(name, f"{float(score):.4f}") for name, score in rows])
-    return "It was not scored."
+    return next((one for one in ancestry.values() if one.stage == "evaluate_model" and record.digest in one.inputs.values()), None)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -12,32 +12,25 @@ import json
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from med42.data.hub import PASSING, hub_status, told_plainly
 from med42.errors import Med42Error
 from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.digest import folder_files
 from med42.lineage.journal import Job
-from med42.lineage.record import ANCESTRY, RECORD, FileEntry, Record, describe_files, differing_files, read_ancestry, read_record
+from med42.lineage.record import ANCESTRY, CARRIED, RECORD, FileEntry, Record, describe_files, differing_files, read_ancestry, read_record
+from med42.lineage.signature import MODEL_SIGNATURE, Signer, find_signer, sign_folder
 from med42.recipe import Recipe, recipe_digest
+from med42.release.hub_push import Pushed, push_folder
 from med42.release.model_card import model_card
 from med42.report import page
 
 CARD = "README.md"
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
-# Weights of an earlier release under other names would be loaded with, or instead of, the new ones.
-STALE = ["*.safetensors", "*.safetensors.index.json"]
-
-# The client tries most requests again by itself, but neither the commit nor the making of a repository.
-ATTEMPTS = 4
-FIRST_DELAY = 1.0  # seconds, doubled each time: 1 + 2 + 4
-
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Release:
-    """What is published: the model artifact's files, its record, and the card.
+    """What is published: the model artifact's files, its record, the card, and where there is a signer, the signature of all.
 
     `files` describes all of them but `record.json`, whose circumstances (run, time) are no part of what the model
     is; the record is told by its digest.
@@ -64,6 +57,7 @@ class Release:
     model: Path
     record: Record
     card: bytes
+    signer: Signer | None = None
 
     @property
     def files(self) -> dict[str, FileEntry]:
@@ -73,14 +67,17 @@ class Release:
     def lay_out(self, folder: Path, put: Callable[[Path, Path], object]) -> None:
         """Put every file into an empty folder; `put` copies or links source to target."""
         for name in folder_files(self.model):
-            if name not in (ANCESTRY, CARD):
+            if name not in (ANCESTRY, CARD) and not name.startswith(f"{CARRIED}/"):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 put(self.model / name, folder / name)
         (folder / CARD).write_bytes(self.card)
+        if self.signer:
+            sign_folder(folder, folder / MODEL_SIGNATURE, self.signer)
 
     def differing_from(self, folder: Path) -> list[str]:
         """Paths that a folder lacks, has besides, or has with other content."""
         found, files = describe_files(folder), self.files
+        found.pop(MODEL_SIGNATURE, None)  # another each time, and checked by itself
         different = [name for name in found.keys() | files.keys() if found.get(name) != files.get(name)]
         try:
             same_record = read_record(folder).digest == self.record.digest
@@ -113,10 +110,10 @@ def push_model(recipe: Recipe, model: Path, decision: Path, out: Path, job: Job,
     if record.digest not in ancestry:
         raise Med42Error(decision, "a decision about another model", f"one about {record.name} ({record.digest[:12]})",
                          "Decide on this model's scores first.")
-    release = Release(model, record, model_card(recipe, record, ancestry, verdict.measured.get("override")).encode())
-    push: dict[str, Any] = {"kind": place.kind, "where": place.name}
+    release = Release(model, record, model_card(recipe, record, ancestry, verdict.measured.get("override")).encode(), find_signer(recipe.audit.signed))
+    push: dict[str, Any] = {"kind": place.kind, "where": place.name, "signer": release.signer.identity if release.signer else ""}
     if place.kind == "hub":
-        push |= {"hub": _hub_host(), "private": recipe.push.private}
+        push |= {"hub": _hub_host(), "private": recipe.push.private, "gated": recipe.push.gated}
     plan = Plan("push_model", "release", {"recipe": recipe_digest(recipe), "push": push}, {"model": model, "decision": decision}, "release",
                 ("huggingface_hub",) if place.kind == "hub" else ())
     made = produce(plan, out, job, lambda draft: _push(recipe, release, place, draft, job))
@@ -147,13 +144,18 @@ def _push(recipe: Recipe, release: Release, place: Target, draft: Path, job: Job
     if changed := differing_files(release.model, release.record):
         raise Med42Error(release.model, f"files that differ from its record ({', '.join(changed[:3])})", "the model as it was made",
                          "It was changed since; make the model artifact again.")
+    if loose := sorted(name for name in release.record.files if name.endswith(PICKLES)):
+        raise Med42Error(release.model / loose[0], "a file that runs code when it is loaded", "weights as safetensors alone",
+                         "Save the model as safetensors; nothing was pushed.")
+    pushed = Pushed("", "")
     if place.kind == "hub":
-        commit = _push_to_hub(recipe, release, place.where, job)
+        pushed = _push_to_hub(recipe, release, place.where, job)
     else:
-        commit = ""
         _push_to_directory(release, Path(place.where))
+    signed_by = release.signer.identity if release.signer else ""
     files = release.files
-    told = {"kind": place.kind, "where": place.name, "commit": commit, "record": release.record.digest,
+    told = {"kind": place.kind, "where": place.name, "commit": pushed.commit, "tag": pushed.tag, "signed_by": signed_by,
+            "record": release.record.digest,
             "files": {name: entry.model_dump() for name, entry in sorted(files.items())}}
     (draft / "release.json").write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
     (draft / CARD).write_bytes(release.card)
@@ -165,9 +167,10 @@ def _push(recipe: Recipe, release: Release, place: Target, draft: Path, job: Job
     ]))
     measured = {
         "kind": place.kind, "where": place.name, "record": release.record.digest, "card": files[CARD].sha256,
-        "files": {name: entry.sha256 for name, entry in files.items()}, "summary": f"{len(files) + 1} files to {place.kind} {place.name}",
+        "files": {name: entry.sha256 for name, entry in files.items()}, "tag": pushed.tag, "signed_by": signed_by,
+        "summary": f"{len(files) + 1} files to {place.kind} {place.name}",
     }
-    return Outcome(measured, {"commit": commit} if commit else {"folder": place.where})
+    return Outcome(measured, {"commit": pushed.commit} if pushed.commit else {"folder": place.where})
 
 
 def _push_to_directory(release: Release, folder: Path) -> None:
@@ -194,42 +197,15 @@ def _push_to_directory(release: Release, folder: Path) -> None:
                          "Free space, change the owner or mode, or choose another folder; nothing half-made was kept.") from error
 
 
-def _push_to_hub(recipe: Recipe, release: Release, repo: str, job: Job) -> str:
-    """Upload a release as one commit and compare what the hub then holds; returns the commit."""
-    from huggingface_hub import HfApi
-
-    api, what = HfApi(), f"push to {repo}"
-    _persist(what, job, lambda: api.create_repo(repo, private=recipe.push.private, exist_ok=True))
-    if recipe.push.private and _persist(what, job, lambda: api.model_info(repo)).private is False:
-        raise Med42Error(what, "a public repository", "a private one, as push.private asks",
-                         "Make it private, choose another, or set push.private to false.")
+def _push_to_hub(recipe: Recipe, release: Release, repo: str, job: Job) -> Pushed:
+    """Upload a release by way of a branch of its own; returns where it is."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+        folder = Path(scratch, release.record.name)
+        folder.mkdir()
         release.lay_out(folder, lambda source, link: link.symlink_to(source.resolve()))
         message = f"{recipe.name}, {release.record.name} {release.record.digest[:12]}"
-        commit = _persist(what, job, lambda: api.upload_folder(
-            repo_id=repo, folder_path=folder, commit_message=message, delete_patterns=STALE)).oid
-        seen = _persist(what, job, lambda: api.verify_repo_checksums(repo, revision=commit, local_dir=folder))
-    if wrong := sorted([mismatch["path"] for mismatch in seen.mismatches] + seen.extra_paths):
-        raise Med42Error(f"{repo}@{commit}", f"other content than was sent ({', '.join(wrong[:3])})", "the files of the model's record",
-                         "Push again; if it stays so, ask those who run the hub.")
-    return commit
-
-
-def _persist(what: str, job: Job, ask: Callable[[], Answer]) -> Answer:
-    """Ask the hub, and again where the failure may pass: trouble of the service, a connection that broke."""
-    for attempt in range(1, ATTEMPTS):
-        try:
-            with told_plainly(what):
-                return ask()
-        except Med42Error as error:
-            if hub_status(error.__cause__) not in PASSING:
-                raise
-            delay = FIRST_DELAY * 2 ** (attempt - 1)
-            job.tell("push_model", "waiting", seconds=delay, after=error.found)
-            time.sleep(delay)
-    with told_plainly(f"{what}, attempt {ATTEMPTS}"):
-        return ask()
+        tag = recipe.push.tag or f"release-{release.record.digest[:12]}"
+        return push_folder(folder, repo, recipe.push, tag, message, job)
 
 
 def _hub_host() -> str:

@@ -3,98 +3,59 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from markupsafe import Markup
-
+from med42.errors import Med42Error
 from med42.lineage import bundle
 from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.journal import Job
-from med42.lineage.record import Record, read_ancestry, read_record
+from med42.lineage.ml_bom import ml_bom
+from med42.lineage.record import CARRIED, Record, differing_row_sets, read_ancestry, read_record, row_sets
+from med42.lineage.signature import Signer, find_signer
+from med42.lineage.statements import statements
 from med42.recipe import Recipe, canonical_recipe, recipe_digest
-from med42.report import page
+from med42.release.audit_page import audit_page
+
+STATING = ("in-toto-attestation", "protobuf")
+SIGNING = (*STATING, "model-signing", "cryptography")
 
 
 @stage
 def seal_audit(recipe: Recipe, subject: Path, out: Path, job: Job) -> Record:
     """Seal the records of a release, or of a decision against one, into `<recipe>-<digest8>.med42`.
 
+    It is signed where the environment names a key (see `med42.lineage.signature`).
+
     Raises:
-        Med42Error: the chain has a gap, or its parts belong to different recipes.
+        Med42Error: the chain has a gap, its parts belong to different recipes, or the recipe asks for a signature and there
+            is no key.
     """
-    plan = Plan("seal_audit", "bundle", {"recipe": recipe_digest(recipe)}, {"subject": subject}, "release")
-    return produce(plan, out, job, lambda draft: _seal(recipe, subject, draft))
+    signer = find_signer(recipe.audit.signed)
+    parameters = {"recipe": recipe_digest(recipe), "signer": signer.identity if signer else ""}
+    plan = Plan("seal_audit", "bundle", parameters, {"subject": subject}, "release", SIGNING if signer else STATING)
+    return produce(plan, out, job, lambda draft: _seal(recipe, subject, signer, draft))
 
 
-def _seal(recipe: Recipe, subject: Path, draft: Path) -> Outcome:
-    record = read_record(subject)
-    records = {**read_ancestry(subject), record.digest: record}
-    report = audit_page(recipe, record, records)
-    content = bundle.pack(recipe.name, canonical_recipe(recipe), record.digest, records, report)
-    name = f"{recipe.name}-{recipe_digest(recipe)[:8]}.med42"
-    bundle.check_chain(bundle.unpack(content, name), name)
+def _seal(recipe: Recipe, subject: Path, signer: Signer | None, draft: Path) -> Outcome:
+    record, ancestry = read_record(subject), read_ancestry(subject)
+    if wrong := differing_row_sets(subject, ancestry):
+        raise Med42Error(subject / CARRIED / wrong[0], "no row set, or another than its record tells", "those of all that it descends from",
+                         "It was changed since it was made; make the artifact again.")
+    records = {**ancestry, record.digest: record}
+    digest, canonical = recipe_digest(recipe), canonical_recipe(recipe)
+    decision = next((one for one in records.values() if one.stage == "decide_release"), None)
+    if decision is None:
+        raise Med42Error(subject, "a chain without a decision", "a release or a decision, with all before it", "Run decide_release first.")
+    report = audit_page(recipe, record, records, signer.identity if signer else "")
+    more = {f"{bundle.ROW_SETS}{name}": (subject / CARRIED / name).read_bytes() for name in row_sets(ancestry)}
+    more |= {f"{bundle.STATEMENTS}{name}": text for name, text in statements(recipe.name, digest, records).items()}
+    more[bundle.BILL] = ml_bom(recipe.model_dump(mode="json"), decision, records)
+    content = bundle.pack(recipe.name, canonical, record.digest, records, report, more, signer)
+    name = f"{recipe.name}-{digest[:8]}.med42"
+    sealed = bundle.unpack(content, name)
+    bundle.check_chain(sealed, name)
+    rows = bundle.check_rows(sealed, name)
+    by = bundle.check_signed(sealed, name)
     (draft / name).write_bytes(content)
     (draft / "page.html").write_text(report)
-    return Outcome({"bundle": name, "records": len(records), "subject": record.digest, "summary": f"{name}, {len(records)} records"})
-
-
-def audit_page(recipe: Recipe, subject: Record, records: dict[str, Record]) -> str:
-    """The bundle for people: verdict, scores, data, and every record with what it was made of."""
-    ordered = _from_the_sources(subject, records)
-    names = {record.digest: record.name for record in ordered}
-    decision = next(record for record in ordered if record.stage == "decide_release")
-    # Those that were judged; the chain may hold those of an earlier release too.
-    history: list[dict[str, Any]] = records[decision.inputs["scores"]].measured["history"]
-    accounts = [
-        (record.name, source, account["read"], account["kept"],
-         ", ".join(f"{count:,} {reason}" for reason, count in account["dropped"].items()))
-        for record in ordered if "accounts" in record.measured for source, account in record.measured["accounts"].items()
-    ]
-    blocks: list[Markup] = [
-        page.heading("Decision"),
-        _verdict(decision),
-        page.table(("gate", "looks at", "found", "rule", "met", "why"),
-                   [(verdict["gate"], verdict["score"], verdict["shown"], verdict["rule"], verdict["met"], verdict["reason"])
-                    for verdict in decision.measured["verdicts"]]),
-        page.heading("Scores from model to model"),
-        page.table(("model", *recipe.evaluation.benchmarks, history[-1]["average_name"]), [
-            (entry["label"], *(f"{entry['scores'][name]:.1%}" for name in recipe.evaluation.benchmarks), f"{entry['average']:.1%}")
-            for entry in history]),
-        page.heading("Every row accounted for"),
-        page.table(("record", "source", "read", "kept", "left out"), accounts),
-        page.heading("Records"),
-        page.table(("record", "made of", "summary", "by run", "digest"), [
-            (record.name, ", ".join(names[digest] for digest in record.inputs.values()) or "nothing before it", _summary(record),
-             record.made.run, record.digest[:16])
-            for record in ordered]),
-        page.heading("Recipe"),
-        page.listing(recipe.model_dump_json(indent=1, exclude_none=True)),
-    ]
-    lead = (f"Recipe {recipe.name} ({recipe_digest(recipe)[:16]}): {len(records)} records, from the sources to {subject.name}. "
-            "Evidence for review; it certifies nothing by itself.")
-    return page.page(f"Audit of {recipe.name}", lead, blocks)
-
-
-def _verdict(decision: Record) -> Markup:
-    if override := decision.measured.get("override"):
-        return page.paragraph(f"{'Approved' if decision.measured['approved'] else 'Refused'}; {override['by']} overrides "
-                              f"{', '.join(override['gates'])}: {override['reason']}", "bad")
-    return page.paragraph("Approved by every gate.", "good") if decision.measured["approved"] else page.paragraph("Refused.", "bad")
-
-
-def _summary(record: Record) -> Any:
-    return record.measured.get("summary", "")
-
-
-def _from_the_sources(subject: Record, records: dict[str, Record]) -> list[Record]:
-    """Records in an order in which each comes after its inputs."""
-    ordered: dict[str, Record] = {}
-
-    def visit(record: Record) -> None:
-        for digest in record.inputs.values():
-            if digest in records and digest not in ordered:
-                visit(records[digest])
-        ordered[record.digest] = record
-
-    visit(subject)
-    return list(ordered.values())
+    measured = {"bundle": name, "records": len(records), "rows": rows, "subject": record.digest, "signed_by": by}
+    return Outcome({**measured, "summary": f"{name}, {len(records)} records, {f'signed by {by}' if by else 'not signed'}"})

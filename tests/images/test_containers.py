@@ -14,7 +14,7 @@ import pytest
 import whole_run
 
 from components.images import DATA, EVALUATE, RELEASE, TRAIN
-from med42.cli.containers import UID, Containers, handling_tasks, make_folders
+from med42.cli.containers import UID, Containers, handling_tasks, make_folders, signing_files
 from med42.cluster.profile import load_profile
 from med42.errors import Med42Error
 from med42.recipe import load_recipe
@@ -313,3 +313,12 @@ def test_gpus_memory_and_shared_memory_come_from_recipe_and_profile(containers):
     assert [(request["Count"], request["Capabilities"]) for request in train["device_requests"]] == [(8, [["gpu"]])]
     assert train["shm_size"] == train["mem_limit"] // 2 > 1 << 30
     assert "device_requests" not in containers._hardened("mix_data")
+
+
+def test_a_signing_key_goes_to_the_stages_that_sign_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("MED42_SIGNING_KEY", str(tmp_path / "key.pem"))
+    monkeypatch.delenv("MED42_SIGNING_CERTIFICATE", raising=False)
+    for stage in ("push_model", "seal_audit"):
+        assert signing_files(stage) == {"MED42_SIGNING_KEY": tmp_path / "key.pem"}
+    for stage in ("preflight", "prepare_source", "decide_release"):
+        assert signing_files(stage) == {}

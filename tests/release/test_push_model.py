@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from hub_server import Hub, hub_server, use_hub
+from signing import make_key
 
 from med42.data.chat import BEGIN, END, SPECIAL_TOKENS, TEMPLATE
 from med42.data.hub import pin_hub
@@ -23,10 +24,11 @@ from med42.lineage.artifact import Outcome, Plan, produce
 from med42.lineage.digest import file_digest
 from med42.lineage.journal import Job
 from med42.lineage.record import Record, describe_files, read_record
+from med42.lineage.signature import KEY
 from med42.recipe import dump_recipe, load_recipe
 from med42.recipe.lock import lockable
 from med42.recipe.schema import HubOrigin
-from med42.release import push_model as module
+from med42.release import hub_push as module
 from med42.release.push_model import push_model
 from med42.training.prepare_base import prepare_base
 
@@ -126,7 +128,10 @@ def test_pushed_model_loads_back_bit_equal(made: SimpleNamespace, hub: Hub, tmp_
     commit, files = hub.find("acme/tiny")
     card = (tmp_path / "release" / "README.md").read_bytes()
     assert {name: data for name, data in files.items() if name != ".gitattributes"} == published(made) | {"README.md": card}
-    assert hub.repositories["model", "acme/tiny"].private and hub.steps.count("commit") == 1
+    assert hub.repositories["model", "acme/tiny"].private and hub.steps.count("commit") == 2  # aside, and on main
+    repository = hub.repositories["model", "acme/tiny"]
+    assert repository.tags == {f"release-{read_record(made.model).digest[:12]}": commit}
+    assert set(repository.refs) == {"main", *repository.tags}
     assert record.measured["files"]["model.safetensors"] == file_digest(made.model / "model.safetensors")
     assert record.measured["record"] == read_record(made.model).digest
     told = json.loads((tmp_path / "release" / "release.json").read_text())
@@ -152,6 +157,7 @@ def test_card_tells_the_records_and_nothing_of_this_run(made: SimpleNamespace, t
     card = ModelCard(text)
     assert (card.data.license, card.data.base_model, card.data.library_name) == ("apache-2.0", None, "transformers")
     assert "| flashcards | medical | 10 | 2 | Apache-2.0 |" in text and "| train_sft | 3 | learning_rate 0.003 |" in text
+    assert [(one.dataset_name, one.metric_type, one.metric_value) for one in card.data.eval_results] == [("mmlu", "accuracy", 0.75)]
     assert "| **average** | 0.7500 |" in text and "0.2500" not in text, "the scores of this model, not of an earlier one"
     assert read_record(made.model).digest in text and str(tmp_path) not in text and JOB.run not in card.content.split()
 
@@ -192,7 +198,7 @@ def test_token_is_needed(made: SimpleNamespace, hub: Hub, tmp_path: Path, monkey
 def test_passing_trouble_is_waited_out(made: SimpleNamespace, hub: Hub, tmp_path: Path, capsys: Any, step: str, status: int) -> None:
     hub.fail(step, status, times=2)
     push(made, tmp_path / "release")
-    assert hub.steps.count(step) == 3 and capsys.readouterr().out.count("[push_model] waiting seconds=") == 2
+    assert hub.steps.count(step) == (4 if step == "commit" else 3) and capsys.readouterr().out.count("[push_model] waiting seconds=") == 2
     assert hub.find("acme/tiny")[1]["model.safetensors"] == (made.model / "model.safetensors").read_bytes()
 
 
@@ -219,6 +225,110 @@ def test_content_that_reads_back_otherwise(made: SimpleNamespace, hub: Hub, tmp_
     with pytest.raises(Med42Error, match=rf"other content than was sent \({name}\)"):
         push(made, tmp_path / "release")
     assert not (tmp_path / "release").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_what_reads_back_otherwise_never_comes_to_main(made: SimpleNamespace, hub: Hub, tmp_path: Path, name: str) -> None:
+    before = hub.add("acme/tiny", {"NOTES.md": b"ours"}, private=True)
+    hub.garbled.add(name)
+    with pytest.raises(Med42Error, match="main was not touched"):
+        push(made, tmp_path / "release")
+    assert hub.find("acme/tiny")[0] == before and not hub.repositories["model", "acme/tiny"].tags
+    hub.garbled.clear()
+    push(made, tmp_path / "release")
+    assert set(hub.repositories["model", "acme/tiny"].refs) == {"main", *hub.repositories["model", "acme/tiny"].tags}
+
+
+@pytest.mark.parametrize(("step", "status"), [
+    ("commit", 401), ("upload", 401), ("tree", 401), ("branch", 403), ("commit", 503), ("upload", 500)])
+def test_a_push_that_fails_leaves_main_as_it_was(made: SimpleNamespace, hub: Hub, tmp_path: Path, step: str, status: int) -> None:
+    before = hub.add("acme/tiny", {"NOTES.md": b"ours"}, private=True)
+    hub.fail(step, status)
+    with pytest.raises(Med42Error):
+        push(made, tmp_path / "release")
+    assert hub.find("acme/tiny")[0] == before and not (tmp_path / "release").exists()
+    hub.faults.clear()
+    push(made, tmp_path / "release")
+    assert hub.find("acme/tiny")[1].keys() >= published(made).keys()
+
+
+def test_a_connection_that_drops_in_an_upload_is_mended(made: SimpleNamespace, hub: Hub, tmp_path: Path) -> None:
+    hub.fail("upload", 0, times=2)
+    push(made, tmp_path / "release")
+    assert hub.steps.count("upload") == 3
+    assert hub.find("acme/tiny")[1]["model.safetensors"] == (made.model / "model.safetensors").read_bytes()
+
+
+def test_a_commit_whose_answer_is_lost_is_not_made_twice(made: SimpleNamespace, hub: Hub, tmp_path: Path) -> None:
+    hub.add("acme/tiny", {"NOTES.md": b"ours"}, private=True)
+    hub.meanwhile["commit"] = lambda: hub.meanwhile.update(commit=lambda: setattr(hub, "lost", 1))
+    record = push(made, tmp_path / "release")
+    assert len(hub.repositories["model", "acme/tiny"].commits) == 3  # what was there, aside, on main
+    assert record.made.observed["commit"] == hub.find("acme/tiny")[0]
+
+
+def test_a_commit_of_somebody_else_in_between_is_not_overwritten(made: SimpleNamespace, hub: Hub, tmp_path: Path) -> None:
+    hub.add("acme/tiny", {"NOTES.md": b"ours"}, private=True)
+    hub.meanwhile["commit"] = lambda: hub.add("acme/tiny", {"NOTES.md": b"theirs"}, private=True)
+    with pytest.raises(Med42Error, match="a commit of somebody else on main"):
+        push(made, tmp_path / "release")
+    assert hub.find("acme/tiny")[1] == {"NOTES.md": b"theirs"}
+    push(made, tmp_path / "release")  # looked at, pushed again
+    assert hub.find("acme/tiny")[1]["NOTES.md"] == b"theirs"
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_a_repository_that_somebody_else_makes_in_between(made: SimpleNamespace, hub: Hub, tmp_path: Path, private: bool) -> None:
+    hub.fail("create", 503, times=1)
+    hub.meanwhile["create"] = lambda: hub.add("acme/tiny", {"NOTES.md": b"theirs"}, private=private)
+    if private:
+        push(made, tmp_path / "release")
+        assert hub.find("acme/tiny")[1]["NOTES.md"] == b"theirs"
+    else:
+        with pytest.raises(Med42Error, match="a public repository"):
+            push(made, tmp_path / "release")
+        assert hub.find("acme/tiny")[1] == {"NOTES.md": b"theirs"}
+
+
+def test_a_tag_is_never_moved(made: SimpleNamespace, hub: Hub, tmp_path: Path) -> None:
+    recipe = load_recipe("tiny", ["push={kind: hub, repo: acme/tiny, tag: v1}"])
+    hub.add("acme/tiny", {"NOTES.md": b"ours"}, private=True)
+    other = hub.find("acme/tiny")[0]
+    repository = hub.repositories["model", "acme/tiny"]
+    repository.tags["v1"] = repository.refs["v1"] = other
+    with pytest.raises(Med42Error, match="tag v1, which is never moved"):
+        push_model(recipe, made.model, made.decision, tmp_path / "release", JOB)
+    assert repository.tags == {"v1": other} and "commit" not in hub.steps
+    del repository.tags["v1"], repository.refs["v1"]
+    first = push_model(recipe, made.model, made.decision, tmp_path / "release", JOB)
+    commits = hub.steps.count("commit")
+    again = push_model(recipe, made.model, made.decision, tmp_path / "again", JOB)  # the same release: found, compared, left alone
+    assert again.digest == first.digest and hub.steps.count("commit") == commits
+
+
+def test_a_gated_model(made: SimpleNamespace, hub: Hub, tmp_path: Path) -> None:
+    recipe = load_recipe("tiny", ["push={kind: hub, repo: acme/tiny, private: false, gated: manual}"])
+    push_model(recipe, made.model, made.decision, tmp_path / "release", JOB)
+    repository = hub.repositories["model", "acme/tiny"]
+    assert (repository.private, repository.gated) == (False, "manual")
+    assert hub.steps.index("settings") < hub.steps.index("commit")
+
+
+@pytest.mark.parametrize("place", ["hub", "directory"])
+def test_a_signed_model(made: SimpleNamespace, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    from huggingface_hub import snapshot_download
+
+    key = make_key(tmp_path)
+    monkeypatch.setenv(KEY, str(key))
+    where = "hub:acme/tiny" if place == "hub" else f"directory:{tmp_path}/published"
+    record = push(made, tmp_path / "release", where)
+    push(made, tmp_path / "again", where)  # another signature of the same files changes nothing
+    folder = tmp_path / "published" if place == "directory" else Path(shutil.copytree(snapshot_download("acme/tiny"), tmp_path / "copy"))
+    tool = [Path(sys.executable).with_name("model_signing"), "verify", "key", folder, "--signature", folder / "model.sig"]
+    assert subprocess.run([*tool, "--public_key", key.with_suffix(".pub")], capture_output=True).returncode == 0
+    assert record.measured["signed_by"].startswith("key ")
+    (folder / "config.json").write_text("{}")
+    assert subprocess.run([*tool, "--public_key", key.with_suffix(".pub")], capture_output=True).returncode != 0
 
 
 def test_private_model_is_not_put_into_a_public_repository(made: SimpleNamespace, hub: Hub, tmp_path: Path) -> None:
@@ -267,6 +377,32 @@ def test_refused_model_is_not_pushed(made: SimpleNamespace, tmp_path: Path) -> N
 def test_approval_of_another_model_does_not_count(made: SimpleNamespace, tmp_path: Path) -> None:
     with pytest.raises(Med42Error, match="a decision about another model"):
         push_model(RECIPE, made.model, made.other, tmp_path / "release", JOB, f"directory:{tmp_path}/published")
+
+
+def test_a_model_is_not_pushed_unsigned_where_the_recipe_asks_for_a_signature(made: SimpleNamespace, tmp_path: Path,
+                                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEY, raising=False)
+    recipe = load_recipe("tiny", ["audit.signed=true"])
+    with pytest.raises(Med42Error, match="no signing key"):
+        push_model(recipe, made.model, made.decision, tmp_path / "release", JOB, f"directory:{tmp_path}/published")
+    assert not any(tmp_path.iterdir())
+
+
+def test_weights_that_run_code_are_not_pushed(made: SimpleNamespace, tmp_path: Path) -> None:
+    def pickled(draft: Path) -> Outcome:
+        (draft / "pytorch_model.bin").write_bytes(b"x")
+        return Outcome({"steps": 1})
+
+    scores = {"average": 0.5, "scores": {"mmlu": 0.5}}
+    model = tmp_path / "model"
+    produce(Plan("train_sft", "model", {"of": "pickles"}, {}, "training"), model, JOB, pickled)
+    produce(Plan("evaluate_model", "scores", {}, {"model": model}, "evaluation"), tmp_path / "scores", JOB, lambda draft: Outcome(scores))
+    decision = tmp_path / "decision"
+    produce(Plan("decide_release", "decision", {}, {"scores": tmp_path / "scores"}, "release"), decision, JOB,
+            lambda draft: Outcome({"approved": True}))
+    with pytest.raises(Med42Error, match="a file that runs code when it is loaded"):
+        push_model(RECIPE, model, decision, tmp_path / "release", JOB, f"directory:{tmp_path}/published")
+    assert not (tmp_path / "published").exists()
 
 
 def test_changed_model_is_not_pushed(made: SimpleNamespace, tmp_path: Path) -> None:
