@@ -110,7 +110,8 @@ def push_model(recipe: Recipe, model: Path, decision: Path, out: Path, job: Job,
     if record.digest not in ancestry:
         raise Med42Error(decision, "a decision about another model", f"one about {record.name} ({record.digest[:12]})",
                          "Decide on this model's scores first.")
-    release = Release(model, record, model_card(recipe, record, ancestry, verdict.measured.get("override")).encode(), find_signer(recipe.audit.signed))
+    card = model_card(recipe, record, ancestry, verdict.measured.get("override"))
+    release = Release(model, record, card.encode(), find_signer(recipe.audit.signed))
     push: dict[str, Any] = {"kind": place.kind, "where": place.name, "signer": release.signer.identity if release.signer else ""}
     if place.kind == "hub":
         push |= {"hub": _hub_host(), "private": recipe.push.private, "gated": recipe.push.gated}
