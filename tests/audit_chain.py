@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from scored import make_scores, share
+
 from med42.data.mix_data import mix_data
 from med42.lineage.artifact import Outcome, Plan, produce
 from med42.lineage.digest import merkle_root, value_digest
@@ -69,7 +71,7 @@ def make_chain(folder: Path, tiny: SimpleNamespace, run: str = "chain", score: f
     sft = {"sft": recipe.sft.model_dump(mode="json"), "seed": recipe.seed}
     make("train_sft", "train_sft", "model", "training", {"base": "prepare_base", "packed": "pack_data"}, {"steps": 3, "summary": "3 steps"},
          sft, {"attempts": 2, "steps_redone": 1})
-    model, scores, history = "train_sft", {}, []
+    model, models = "train_sft", dict[str, dict[str, list[bool]]]()
     for number in (0, 1, 2):
         if number:
             pairs = [pair.id for pair in pairs_of(f"build_preferences-{number}")]
@@ -82,12 +84,14 @@ def make_chain(folder: Path, tiny: SimpleNamespace, run: str = "chain", score: f
                  {"round": number, "steps": 2, "summary": "2 steps"}, dpo)
             model = f"train_dpo-{number}"
         label = f"dpo-{number}" if number else "base"
-        scores = dict.fromkeys(recipe.evaluation.benchmarks, score if number else 0.25) | {"never-taught": 0.25}
-        history = [*history, {"label": label, "average": score if number else 0.25, "scores": scores}]
-        inputs = {"model": model, "benchmarks": "benchmarks"} | ({"earlier": f"evaluate_model-{earlier_label(number)}"} if number else {})
-        make(f"evaluate_model-{label}", "evaluate_model", "scores", "evaluation", inputs,
-             {"label": label, "average": history[-1]["average"], "scores": scores, "history": history, "protocol": value_digest("protocol"),
-              "items": 309, "summary": f"average {history[-1]['average']:.1%}"}, {"evaluation": {"batch": 64}, "label": label})
+        models[label] = {name: share(25 if name == "never-taught" or not number else round(100 * score), 100)
+                         for name in recipe.evaluation.benchmarks}
+        inputs = {"model": folder / model, "benchmarks": tiny.benchmarks}
+        if number:
+            inputs["earlier"] = folder / f"evaluate_model-{earlier_label(number)}"
+        make_scores(folder / f"evaluate_model-{label}", job, models, inputs=inputs, outside=["never-taught"],
+                    measured={"protocol": value_digest("protocol"), "items": 309, "missed_hate": {"toxigen": 0.1}},
+                    parameters={"evaluation": {"batch": 64}, "label": label})
     decision = decide_release(recipe, folder / "evaluate_model-dpo-2", folder / "decide_release", job)
     subject = folder / "decide_release"
     if decision.measured["approved"]:

@@ -37,7 +37,7 @@ def lock_of(counts: Mapping[str, int], outside: Sequence[str] = (), **changes: A
 
 def make_scores(folder: Path, job: Job, models: Mapping[str, Marks], subjects: Mapping[str, Sequence[str]] | None = None,
                 inputs: Mapping[str, Path] | None = None, outside: Sequence[str] = (), measured: Mapping[str, Any] | None = None,
-                **lock_changes: Any) -> Record:
+                parameters: Mapping[str, Any] | None = None, **lock_changes: Any) -> Record:
     """A scores artifact of some models in order; `subjects` gives those of a benchmark's questions, `outside` is in no average."""
     counts = {name: len(marks) for name, marks in next(iter(models.values())).items()}
     lock = lock_of(counts, outside, **lock_changes)
@@ -55,7 +55,8 @@ def make_scores(folder: Path, job: Job, models: Mapping[str, Marks], subjects: M
         last = history[-1]
         return Outcome({**last, "history": history, "summary": f"average {last['average']:.1%}", **(measured or {})})
 
-    plan = Plan("evaluate_model", "scores", {}, dict(inputs or {}), "evaluation", name=f"evaluate_model-{list(models)[-1]}")
+    plan = Plan("evaluate_model", "scores", dict(parameters or {}), dict(inputs or {}), "evaluation",
+                name=f"evaluate_model-{list(models)[-1]}")
     return produce(plan, folder, job, build)
 
 

@@ -42,7 +42,7 @@ def summarise_run(recipe: Recipe, scores: Path, decision: Path, sealed: str, mar
 def as_markdown(recipe: Recipe, scored: Record, decided: Record, sealed: str, job: Job) -> str:
     """Verdict, gates, scores from the first model to the last, and the bundle."""
     first, last = scored.measured["history"][0], scored.measured["history"][-1]
-    gates = [f"| {verdict['score']} | {verdict['found']:.1%} | {verdict['rule']} | {'yes' if verdict['met'] else '**no**'} |"
+    gates = [f"| {verdict['gate']} | {verdict['shown']} | {verdict['rule']} | {'yes' if verdict['met'] else '**no**'} |"
              for verdict in decided.measured["verdicts"]]
     rows = [f"| {name} | {first['scores'][name]:.1%} | {last['scores'][name]:.1%} | {last['scores'][name] - first['scores'][name]:+.1%} |"
             for name in recipe.evaluation.benchmarks]
