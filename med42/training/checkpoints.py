@@ -30,7 +30,7 @@ ATTEMPTS = "attempts.txt"
 
 # They decide where and how often, not what is learned: a training goes on from its checkpoints on another number of processes.
 CIRCUMSTANCES = {"devices", "rows_per_device", "pairs_per_device", "threads", "log_every", "checkpoint_every", "checkpoints_kept",
-                 "checkpoint_bucket", "tensorboard"}
+                 "checkpoint_bucket", "tensorboard", "row_tokens"}
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,13 @@ def save_model(model: Any, start: Path, out: Path, weights: dict[str, Any] | Non
             shutil.copyfile(start / name, out / name)
 
 
+def copy_model(start: Path, out: Path) -> None:
+    """Copy a model as it is, without loading it."""
+    names = {path.name for pattern in ("*.safetensors", "*.safetensors.index.json", "config.json") for path in start.glob(pattern)}
+    for name in sorted(names | {name for name in COMPANIONS if (start / name).is_file()}):
+        shutil.copyfile(start / name, out / name)
+
+
 def write_weights(model: Any, out: Path, weights: dict[str, Any] | None = None) -> None:
     """Write weights and configuration, for everyone to read."""
     model.save_pretrained(out, state_dict=weights)

@@ -26,8 +26,9 @@ from med42.training.answers import answer, asked, divergence
 from med42.training.checkpoint_bucket import discard
 from med42.training.checkpoints import checkpoint_folder
 from med42.training.launch import Launch, main, start
-from med42.training.model import load_model
+from med42.training.model import copy_model, load_model
 from med42.training.round_page import round_page, summary_of
+from med42.training.sharding import is_first_process
 from med42.training.train_sft import PACKAGES
 from med42.training.trainer import Training, score_supervised_positions_only, training_arguments, write_log
 
@@ -67,7 +68,7 @@ def train_dpo(recipe: Recipe, round_number: int, policy: Path, preferences: Path
 
 
 def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, job: Job) -> Outcome:
-    """Train with TRL's DPOTrainer on pairs that are token ids already; the first process writes the model."""
+    """Train a round, or leave the model as it is where `dpo.stop` says so; the first process writes the model."""
     work_offline_and_quietly()
     from transformers import AutoTokenizer
 
@@ -76,35 +77,21 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
     round_number = int(name.rpartition("-")[2])
     training = Training(name, recipe, settings, inputs, scratch, job, 2 * settings.batch * settings.max_length,
                         read_record(preferences).measured["pairs"])
-    tokenizer: Any = AutoTokenizer.from_pretrained(policy)
-    arguments = _arguments(recipe, training)  # before the model is loaded: by them each process loads its shard
-    model = load_model(policy, settings)
-    stopped = why_not_trained(recipe, round_number, policy)
     measured: dict[str, Any] = {"round": round_number, "steps": 0, "pairs": read_record(preferences).measured["pairs"]}
     answers: list[dict[str, str]] = []
-    if stopped:
+    if stopped := why_not_trained(recipe, round_number, policy):
         measured["stopped"] = stopped
-    elif settings.steps != 0:
-        score_supervised_positions_only()
-        trainer = _trainer(recipe, model, arguments, tokenizer, inputs, training)
-        prompts, ends = asked(preferences, settings.samples), _ends(tokenizer)
-        with _plain(trainer, settings):
-            before = answer(trainer.model, prompts, settings.sample_tokens, ends)
-        training.run(trainer)
-        measured["steps"] = training.steps
-        measured |= _logged(name, settings, training.logged)
-        if trainer.eval_dataset is not None:
-            measured["held_out"] = _held_out(trainer.evaluate(), round_number, policy)
-        if prompts:
-            with _plain(trainer, settings):
-                after = answer(trainer.model, prompts, settings.sample_tokens, ends)
-                measured |= {"answer_tokens_before": _mean_length(before), "answer_tokens": _mean_length(after)}
-                sft = policy if round_number == 1 else inputs.get("sft")
-                if sft:
-                    measured["kl_to_sft"] = divergence(trainer.model, _frozen(trainer, sft, settings), prompts, after)
-            answers = [{"prompt": prompt.text, "before": tokenizer.decode(first), "after": tokenizer.decode(second)}
-                       for prompt, first, second in zip(prompts, before, after, strict=True)]
-    if training.save(model, policy, draft):
+        if writes := is_first_process():
+            copy_model(policy, draft)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(policy)
+        arguments = _arguments(recipe, training)  # before the model is loaded: by them each process loads its shard
+        model = load_model(policy, settings)
+        if settings.steps != 0:
+            found, answers = _train(recipe, model, arguments, tokenizer, inputs, training)
+            measured |= found
+        writes = training.save(model, policy, draft)
+    if writes:
         earlier = json.loads((policy / ROUNDS).read_text()) if (policy / ROUNDS).is_file() else []
         rounds = [*earlier, summary_of(measured)]
         (draft / ROUNDS).write_text(json.dumps(rounds, indent=1) + "\n")
@@ -114,6 +101,30 @@ def train(recipe: Recipe, inputs: dict[str, Path], draft: Path, scratch: Path, j
         write_log(training.logged, draft)
     margin = f", margin over SFT {measured['held_out']['margin_over_sft']:.2f}" if "held_out" in measured else ""
     return Outcome({**measured, "summary": stopped or f"{measured['steps']} steps{margin}"}, training.observed())
+
+
+def _train(recipe: Recipe, model: Any, arguments: Any, tokenizer: Any, inputs: dict[str, Path],
+           training: Training) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """What a round measures, and what its models answer before and after."""
+    settings, policy, round_number = recipe.dpo, inputs["policy"], int(training.name.rpartition("-")[2])
+    score_supervised_positions_only()
+    trainer = _trainer(recipe, model, arguments, tokenizer, inputs, training)
+    prompts, ends = asked(inputs["preferences"], settings.samples), _ends(tokenizer)
+    with _plain(trainer, settings):
+        before = answer(trainer.model, prompts, settings.sample_tokens, ends)
+    training.run(trainer)
+    measured: dict[str, Any] = {"steps": training.steps, **_logged(training.name, settings, training.logged)}
+    if trainer.eval_dataset is not None:
+        measured["held_out"] = _held_out(trainer.evaluate(), round_number, policy)
+    if not prompts:
+        return measured, []
+    with _plain(trainer, settings):
+        after = answer(trainer.model, prompts, settings.sample_tokens, ends)
+        measured |= {"answer_tokens_before": _mean_length(before), "answer_tokens": _mean_length(after)}
+        if sft := policy if round_number == 1 else inputs.get("sft"):
+            measured["kl_to_sft"] = divergence(trainer.model, _frozen(trainer, sft, settings), prompts, after)
+    return measured, [{"prompt": prompt.text, "before": tokenizer.decode(first), "after": tokenizer.decode(second)}
+                      for prompt, first, second in zip(prompts, before, after, strict=True)]
 
 
 def why_not_trained(recipe: Recipe, round_number: int, policy: Path) -> str:

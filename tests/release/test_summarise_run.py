@@ -35,7 +35,7 @@ def test_the_page_says_what_came_out(tmp_path, last, verdict, met):
     told = (tmp_path / "summary.md").read_text()
     assert told.startswith(f"# tiny: {verdict}\n")
     assert f"Model `dpo-3` of run `of-this-test`, recipe digest `{recipe_digest(TINY)[:16]}`" in told
-    assert f"| average-at-least | {last:.1%} | at least 60.0% | {met} |" in told
+    assert f"| average-at-least | {100 * last:.1f} [" in told and f" % | at least 60.0% | {met} |" in told
     assert f"| **average** | 25.0% | {last:.1%} | {last - 0.25:+.1%} |" in told
     assert f"| medqa | 25.0% | {last:.1%} | {last - 0.25:+.1%} |" in told
     assert "`med42 audit verify tiny-0.med42`" in told and f"(record `{'ab' * 8}`)" in told
