@@ -70,11 +70,18 @@ def average_interval(benchmarks: Sequence[Marks]) -> Interval:
     return _interval(sum(map(mean_of, benchmarks)) / len(benchmarks), np.mean(draws, axis=0))
 
 
-def difference_interval(ours: Sequence[Marks], theirs: Sequence[Marks]) -> Interval:
-    """Ours less theirs, averaged over some benchmarks; subjects and questions of both stand in the same order."""
+def difference_interval(ours: Sequence[Marks], theirs: Sequence[Marks], looks: int = 1) -> Interval:
+    """Ours less theirs, averaged over some benchmarks; subjects and questions of both stand in the same order.
+
+    Args:
+        ours: marks of one model, by benchmark.
+        theirs: those of the other.
+        looks: how many such differences are looked at for the worst one (Bonferroni): each interval is then so wide that the chance
+            of a false alarm among all of them is that of one interval of 95%.
+    """
     value = sum(mean_of(one) - mean_of(other) for one, other in zip(ours, theirs, strict=True)) / len(ours)
     draws = [_draws_of_difference(one, other, place) for place, (one, other) in enumerate(zip(ours, theirs, strict=True))]
-    return _interval(value, np.mean(draws, axis=0))
+    return _interval(value, np.mean(draws, axis=0), (1 - COVERAGE) / looks)
 
 
 def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> float:
@@ -129,6 +136,6 @@ def _draws_of_difference(ours: Marks, theirs: Marks, seed: int) -> NDArray[np.fl
     return np.mean(parts, axis=0)
 
 
-def _interval(value: float, draws: NDArray[np.float64]) -> Interval:
-    low, high = np.quantile(draws, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+def _interval(value: float, draws: NDArray[np.float64], outside: float = 1 - COVERAGE) -> Interval:
+    low, high = np.quantile(draws, [outside / 2, 1 - outside / 2])
     return Interval(value, min(value, float(low)), max(value, float(high)))

@@ -90,6 +90,14 @@ def test_the_interval_covers_the_truth_about_19_times_of_20(share):
     assert 0.91 <= covered / 400 <= 0.985
 
 
+def test_of_many_looks_one_gives_a_false_alarm_no_more_often_than_one_look_alone():
+    alarms = 0
+    for seed in range(150):
+        pairs = [(marks(100 * seed + place, 80, 0.6), marks(10**6 + 100 * seed + place, 80, 0.6)) for place in range(6)]
+        alarms += any(difference_interval([{"": one}], [{"": other}], looks=6).high < 0 for one, other in pairs)
+    assert alarms / 150 < 0.06
+
+
 def test_the_same_marks_give_the_same_interval():
     one, other = [{"a": marks(1, 30, 0.4), "b": marks(2, 40, 0.4)}], [{"a": marks(3, 30, 0.4), "b": marks(4, 40, 0.4)}]
     assert difference_interval(one, other) == difference_interval(one, other)
