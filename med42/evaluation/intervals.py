@@ -4,8 +4,8 @@ A score is a mean over questions of right (1) or wrong (0), or, for MMLU and USM
 Intervals are 95% intervals of a bootstrap over questions, within each subject. Two models are compared in pairs, on the same
 questions. Drawing n questions with replacement and counting how many have a difference of -1, 0 and +1 is one draw of a multinomial
 distribution with these shares: so no question is drawn one by one, and 10,000 draws of all benchmarks take milliseconds. Half a question
-is added to each way in which two models can answer (Agresti and Min 2005: right or wrong twice), and to right and wrong of one model: a
-plain bootstrap of 20 questions on which two models agree would prove that they are equal.
+of a benchmark is added to each way in which two models can answer (Agresti and Min 2005: right or wrong twice), and to right and wrong of
+one model: a plain bootstrap of 20 questions on which two models agree would prove that they are equal.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ def calibration(confidences: Sequence[float], right: Sequence[bool], bins: int =
 def _draws_of_score(marks: Marks, seed: int = 0) -> NDArray[np.float64]:
     draw, parts = np.random.default_rng(seed), []
     for right in marks.values():
-        share = (sum(right) + 0.5) / (len(right) + 1)
+        added = 0.5 / len(marks)
+        share = (sum(right) + added) / (len(right) + 2 * added)
         parts.append(draw.binomial(len(right), share, DRAWS) / len(right))
     return np.mean(parts, axis=0)
 
@@ -131,7 +132,8 @@ def _draws_of_difference(ours: Marks, theirs: Marks, seed: int) -> NDArray[np.fl
     draw, parts = np.random.default_rng(seed), []
     for subject, right in ours.items():
         gaps = np.asarray(right, int) - np.asarray(theirs[subject], int)
-        counts = np.asarray([(gaps == gap).sum() + more for gap, more in ((-1, 0.5), (0, 1.0), (1, 0.5))])
+        added = 0.5 / len(ours)
+        counts = np.asarray([(gaps == gap).sum() + more * added for gap, more in ((-1, 1), (0, 2), (1, 1))])
         parts.append(draw.multinomial(len(gaps), counts / counts.sum(), DRAWS) @ np.asarray([-1, 0, 1]) / len(gaps))
     return np.mean(parts, axis=0)
 
