@@ -4,8 +4,8 @@ A score is a mean over questions of right (1) or wrong (0), or, for MMLU and USM
 Intervals are 95% intervals of a bootstrap over questions, within each subject. Two models are compared in pairs, on the same
 questions. Drawing n questions with replacement and counting how many have a difference of -1, 0 and +1 is one draw of a multinomial
 distribution with these shares: so no question is drawn one by one, and 10,000 draws of all benchmarks take milliseconds. Half a question
-is added to each way in which two models can answer (Agresti and Min 2005: right or wrong twice), and to right and wrong of one model: a
-plain bootstrap of 20 questions on which two models agree would prove that they are equal.
+of a benchmark is added to each way in which two models can answer (Agresti and Min 2005: right or wrong twice), and to right and wrong of
+one model: a plain bootstrap of 20 questions on which two models agree would prove that they are equal.
 """
 
 from __future__ import annotations
@@ -70,11 +70,18 @@ def average_interval(benchmarks: Sequence[Marks]) -> Interval:
     return _interval(sum(map(mean_of, benchmarks)) / len(benchmarks), np.mean(draws, axis=0))
 
 
-def difference_interval(ours: Sequence[Marks], theirs: Sequence[Marks]) -> Interval:
-    """Ours less theirs, averaged over some benchmarks; subjects and questions of both stand in the same order."""
+def difference_interval(ours: Sequence[Marks], theirs: Sequence[Marks], looks: int = 1) -> Interval:
+    """Ours less theirs, averaged over some benchmarks; subjects and questions of both stand in the same order.
+
+    Args:
+        ours: marks of one model, by benchmark.
+        theirs: those of the other.
+        looks: how many such differences are looked at for the worst one (Bonferroni): each interval is then so wide that the chance
+            of a false alarm among all of them is that of one interval of 95%.
+    """
     value = sum(mean_of(one) - mean_of(other) for one, other in zip(ours, theirs, strict=True)) / len(ours)
     draws = [_draws_of_difference(one, other, place) for place, (one, other) in enumerate(zip(ours, theirs, strict=True))]
-    return _interval(value, np.mean(draws, axis=0))
+    return _interval(value, np.mean(draws, axis=0), (1 - COVERAGE) / looks)
 
 
 def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> float:
@@ -113,7 +120,8 @@ def calibration(confidences: Sequence[float], right: Sequence[bool], bins: int =
 def _draws_of_score(marks: Marks, seed: int = 0) -> NDArray[np.float64]:
     draw, parts = np.random.default_rng(seed), []
     for right in marks.values():
-        share = (sum(right) + 0.5) / (len(right) + 1)
+        added = 0.5 / len(marks)
+        share = (sum(right) + added) / (len(right) + 2 * added)
         parts.append(draw.binomial(len(right), share, DRAWS) / len(right))
     return np.mean(parts, axis=0)
 
@@ -124,11 +132,12 @@ def _draws_of_difference(ours: Marks, theirs: Marks, seed: int) -> NDArray[np.fl
     draw, parts = np.random.default_rng(seed), []
     for subject, right in ours.items():
         gaps = np.asarray(right, int) - np.asarray(theirs[subject], int)
-        counts = np.asarray([(gaps == gap).sum() + more for gap, more in ((-1, 0.5), (0, 1.0), (1, 0.5))])
+        added = 0.5 / len(ours)
+        counts = np.asarray([(gaps == gap).sum() + more * added for gap, more in ((-1, 1), (0, 2), (1, 1))])
         parts.append(draw.multinomial(len(gaps), counts / counts.sum(), DRAWS) @ np.asarray([-1, 0, 1]) / len(gaps))
     return np.mean(parts, axis=0)
 
 
-def _interval(value: float, draws: NDArray[np.float64]) -> Interval:
-    low, high = np.quantile(draws, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+def _interval(value: float, draws: NDArray[np.float64], outside: float = 1 - COVERAGE) -> Interval:
+    low, high = np.quantile(draws, [outside / 2, 1 - outside / 2])
     return Interval(value, min(value, float(low)), max(value, float(high)))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from med42.data.options import question_with_options
+from med42.data.options import LETTERS, question_with_options
 from med42.lineage.digest import merkle_root, value_digest
 
 
@@ -45,6 +45,8 @@ def multiple_choice(question: str, options: Sequence[str], right: int, subject: 
         return "empty question"
     if not all(stripped):
         return "empty option"
+    if len(stripped) > len(LETTERS):
+        return f"more than {len(LETTERS)} options"
     if not 0 <= right < len(stripped):
         return "option index is out of range"
     return Item(question.strip(), stripped, right, question_with_options(question, stripped), subject=subject)

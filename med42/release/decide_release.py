@@ -187,9 +187,10 @@ def _not_below(gate: Gate, evidence: Evidence) -> Verdict:
         ours, theirs = (scores.subjects(which, what, gate.smallest) for which in (label, other))
         if not ours:
             raise Med42Error(f"gate {gate.name}", f"no subject with {gate.smallest} questions", "at least one", "Lower 'smallest'.")
-        # The subject for which the rule is hardest to meet.
-        gaps = {name: difference_interval([ours[name]], [theirs[name]]) for name in ours}
-        end = "high" if gate.proof == "not_shown_worse" else "low"
+        # The subject for which the rule is hardest to meet. One of many falls by chance more often than one alone; that all of
+        # them are shown not to have fallen does not happen more often by chance.
+        end, looks = ("high", len(ours)) if gate.proof == "not_shown_worse" else ("low", 1)
+        gaps = {name: difference_interval([ours[name]], [theirs[name]], looks) for name in ours}
         what = min(gaps, key=lambda name: (getattr(gaps[name], end), gaps[name].value, name))
         found, gap = score_interval(ours[what]), gaps[what]
     else:

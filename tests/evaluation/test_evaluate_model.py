@@ -264,7 +264,7 @@ def test_two_processes_come_to_the_same_digest_as_one(prepared, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_failure_of_one_of_several_processes_is_told_as_it_was_there(prepared, tmp_path, refusal, monkeypatch):
+def test_a_failure_of_one_of_several_processes_is_told_as_it_was_there(prepared, tmp_path, refusal):
     other = shutil.copytree(prepared.model, tmp_path / "model")
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "layer_types": ["sliding_attention"] * config["num_hidden_layers"]}))

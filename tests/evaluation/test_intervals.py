@@ -46,6 +46,13 @@ def test_counts_drawn_at_once_give_the_interval_of_questions_drawn_one_by_one():
     assert (told.low, told.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.006)
 
 
+def test_a_great_difference_of_subjects_of_few_questions_is_no_smaller_for_what_is_added():
+    ours, theirs = ({name: [right] * 7 + [not right] for name in "abcdef"} for right in (False, True))
+    told = difference_interval([ours], [theirs])
+    assert told.value == pytest.approx(-0.75)
+    assert (told.low + told.high) / 2 == pytest.approx(told.value, abs=0.05)
+
+
 def test_pairs_tell_more_than_two_scores_alone():
     ours = marks(1, 1000, 0.7)
     theirs = ours[:30] + [False] * 5 + ours[35:]
@@ -67,8 +74,9 @@ def test_subjects_count_alike_whatever_their_size():
     assert mean_of(by_subject) == pytest.approx(0.45)
     told = score_interval(by_subject)
     assert told.value == pytest.approx(0.45)
-    # With half a question added to right and to wrong, also the small one has a variance: p = 0.5 / 11.
-    spread = (0.9 * 0.1 / 100 + (0.5 / 11) * (10.5 / 11) / 10) ** 0.5 / 2
+    # With half a question added to right and to wrong, a quarter to each subject, also the small one has a variance.
+    small = 0.25 / 10.5
+    spread = (0.9 * 0.1 / 100 + small * (1 - small) / 10) ** 0.5 / 2
     assert told.high - told.low == pytest.approx(2 * 1.96 * spread, rel=0.15)
 
 
@@ -88,6 +96,14 @@ def test_the_interval_covers_the_truth_about_19_times_of_20(share):
         told = difference_interval([{"": one}], [{"": other}])
         covered += told.low <= 0 <= told.high
     assert 0.91 <= covered / 400 <= 0.985
+
+
+def test_of_many_looks_one_gives_a_false_alarm_no_more_often_than_one_look_alone():
+    alarms = 0
+    for seed in range(150):
+        pairs = [(marks(100 * seed + place, 80, 0.6), marks(10**6 + 100 * seed + place, 80, 0.6)) for place in range(6)]
+        alarms += any(difference_interval([{"": one}], [{"": other}], looks=6).high < 0 for one, other in pairs)
+    assert alarms / 150 < 0.06
 
 
 def test_the_same_marks_give_the_same_interval():

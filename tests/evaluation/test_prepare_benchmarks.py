@@ -82,6 +82,7 @@ def test_a_column_of_another_type_is_refused(family, column, value):
     ("mmlu", {"question": ""}, "empty question"), ("mmlu", {"choices": ["one", ""]}, "empty option"),
     ("mmlu", {"answer": 4}, "option index is out of range"),
     ("mmlu", {"choices": []}, "option index is out of range"), ("mmlu_pro", {"answer_index": 10}, "option index is out of range"),
+    ("mmlu_pro", {"options": [*"abcdefghijk"]}, "more than 10 options"),
     ("pubmedqa", {"final_decision": None}, "decision is not yes, no or maybe"), ("pubmedqa", {"QUESTION": ""}, "empty question"),
     ("toxigen", {"text": " "}, "empty statement"), ("toxigen", {"text": None}, "empty statement"),
     ("usmle", {"has_image": True}, "needs an image"), ("usmle", {"answer": "F"}, "option index is out of range"),

@@ -1,12 +1,14 @@
 """Every rule of the gates, on marks that are known; what a person may override; and what cannot be judged."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from scored import make_scores, share
 
 from med42.lineage.artifact import Outcome, Plan, produce
@@ -257,3 +259,13 @@ def test_without_gates_everything_is_approved_and_the_page_says_so(decide, tmp_p
 def test_the_last_release_is_part_of_the_chain(decide):
     told = decide("{score: average, not_below: previous}", models(base=100, dpo=120), "previous_release=last", previous=models(dpo=100))
     assert told.record.inputs["previous"] in read_ancestry(told.out)
+
+
+def test_the_gates_of_the_docs_are_gates():
+    """docs/evaluation.md shows one of every kind."""
+    text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    gates, override = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL))
+    changes = {**gates, **override}
+    recipe = load_recipe("llama3-8b", [f"{key}={json.dumps(value)}" for key, value in changes.items()])
+    assert {gate.not_below for gate in recipe.gates} == {None, "base", "previous", "paper"}
+    assert recipe.override is not None
