@@ -139,7 +139,7 @@ def versions_of(server: Server, part: Values, query: Values, body: Any) -> Value
 
 
 def runs_of(server: Server, part: Values, query: Values, body: Any) -> Values:
-    return listed(server, [one for one in server.runs if one["experiment_id"] == query["experiment_id"]], "runs", query)
+    return listed(server, [one for one in server.runs if query.get("experiment_id") in (None, one["experiment_id"])], "runs", query)
 
 
 ROUTES: dict[str, tuple[str, Callable[[Server, Values, Values, Any], Values]]] = {

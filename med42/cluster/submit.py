@@ -83,9 +83,10 @@ class Pipelines:
         Raises:
             Med42Error: no such pipeline or version, no permission, or no answer.
         """
-        experiment = self._experiment(wanted.name)
-        if experiment and (there := self._first_run(experiment)):
+        named = self._pages("runs", "runs", self.client.list_runs, namespace=self._space, filter=_equals("display_name", wanted.name))
+        if there := _first(list(named)):  # wherever somebody may have moved it
             return there
+        experiment = self._experiment(wanted.name)
         if dry:
             if package is None:
                 self._version(wanted)
@@ -225,8 +226,7 @@ class Pipelines:
         return list(self._pages("runs", "runs", self.client.list_runs, experiment_id=experiment))
 
     def _first_run(self, experiment: str) -> Run | None:
-        runs = self._runs(experiment)
-        return _told(min(runs, key=lambda run: str(run.run_id)), False) if runs else None
+        return _first(self._runs(experiment))
 
     @property
     def _space(self) -> str | None:
@@ -360,9 +360,13 @@ def record_run(path: Path, wanted: Wanted, run: Run) -> str:
     return str(path)
 
 
-def _told(run: Any, created: bool) -> Run:
+def _first(runs: list[Any]) -> Run | None:
+    """The one of several runs that stays: of the lowest id, on which all agree whatever their clocks say."""
+    if not runs:
+        return None
+    run = min(runs, key=lambda run: str(run.run_id))
     reference = run.pipeline_version_reference
-    return Run(run.run_id, run.display_name, run.state or "", created, reference.pipeline_version_id if reference else "")
+    return Run(run.run_id, run.display_name, run.state or "", False, reference.pipeline_version_id if reference else "")
 
 
 def _named(version: Any) -> str:

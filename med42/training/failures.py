@@ -66,7 +66,9 @@ def write_failure(folder: Path, rank: int, error: BaseException) -> None:
                     else "stopped" if isinstance(error, Med42Error) else "failed")
     words = ((error.where, error.found, error.expected, error.remedy) if isinstance(error, Med42Error) else
              (f"process {rank}", f"{type(error).__name__}: {error}", "a training that ends well", "The log above has its traceback."))
-    (folder / f"failure-{rank}.json").write_text(json.dumps({"cause": cause, "time": time.time(), "words": words}))
+    draft = folder / f".failure-{rank}.partial"  # whoever follows may look at any time
+    draft.write_text(json.dumps({"cause": cause, "time": time.time(), "words": words}))
+    draft.rename(folder / f"failure-{rank}.json")
 
 
 def lost_peers(words: str) -> bool:

@@ -157,7 +157,9 @@ def main(train: Train, stage: Callable[[dict[str, Path]], str]) -> None:
         write_failure(given.scratch, int(os.environ.get("RANK", "0")), error)
         raise
     if is_first_process():
-        (given.scratch / OUTCOME).write_text(json.dumps(dataclasses.asdict(outcome)))
+        draft = given.scratch / f".{OUTCOME}.partial"
+        draft.write_text(json.dumps(dataclasses.asdict(outcome)))
+        draft.rename(given.scratch / OUTCOME)
 
 
 def end_when_abandoned(mark: Path, after: float = ABANDONED_AFTER, every: float = 30.0) -> None:

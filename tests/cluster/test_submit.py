@@ -147,6 +147,13 @@ def test_a_failed_run_is_not_submitted_again_and_is_told(server, ask, request_of
     assert (run.created, run.state) == (False, "FAILED")
 
 
+def test_a_run_is_found_although_its_experiment_is_gone(server, ask, request_of):
+    ask().submit(load_request(request_of()))
+    server.experiments.clear()
+    assert not ask().submit(load_request(request_of())).created
+    assert len(server.runs) == 1
+
+
 def test_dry_run_starts_nothing(server, ask, request_of):
     assert ask().submit(load_request(request_of()), dry=True) is None
     assert not server.runs and not server.experiments
