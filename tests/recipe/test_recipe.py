@@ -95,10 +95,12 @@ def test_override_that_is_not_yaml():
     assert "not YAML" in refusal("tiny", ["title=[a"])
 
 
-def test_dpo_batch_that_cannot_be_reached_names_the_nearest():
-    told = refusal("llama3-8b", ["dpo.batch=250"])
-    assert "dpo: batch 250 is not a multiple of 16 processes x 2 pairs a device = 32" in told
-    assert "nearest that is: 224" in told
+def test_a_batch_that_cannot_be_reached_names_what_reaches_it():
+    told = refusal("llama3-8b", ["dpo.batch=240"])
+    assert "dpo: batch 240 is no multiple of 16 processes x pairs_per_device 2 = 32" in told
+    assert "with 16 processes: pairs_per_device=1, pairs_per_device=3, pairs_per_device=5, pairs_per_device=15" in told
+    assert "with pairs_per_device=2: 1, 2, 3, 4, 5, 6, 8, 10, 12, 15," in told
+    assert "with pairs_per_device=1: a number of processes that divides 257" in refusal("llama3-8b", ["dpo.batch=257"])
 
 
 @pytest.mark.parametrize(("change", "told"), [
@@ -111,8 +113,8 @@ def test_an_evaluation_that_cannot_be_is_refused(change, told):
     assert told in refusal("llama3-8b", [change])
 
 
-def test_dpo_batch_below_one_micro_step():
-    assert "nearest that is: 32" in refusal("llama3-8b", ["dpo.batch=8"])
+def test_a_batch_below_one_micro_step():
+    assert "with pairs_per_device=2: 1, 2, 4 processes" in refusal("llama3-8b", ["dpo.batch=8"])
 
 
 @pytest.mark.parametrize("rules", ["at_least: 0.5, not_below: base", "at_least: 0.5, at_most: 0.6", "allowance: 0.1"])
