@@ -130,7 +130,7 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
     found["pack_data"] = Stage([seed, recipe.pack.model_dump(mode="json", exclude={"expected_tokens_per_row"})], "data",
                                ("mix_data", "prepare_base"))
     found["train_sft"] = Stage([seed, recipe.sft.model_dump(mode="json")], "training", ("prepare_base", "pack_data"))
-    protocol = evaluation.model_dump(mode="json", exclude={"benchmarks", "every_round", "limit"})
+    protocol = evaluation.model_dump(mode="json", exclude={"benchmarks", "every_round", "limit", "processes"})
     scored = ""
 
     def score(label: str, model: str) -> None:
@@ -140,7 +140,8 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
 
     score("base", "prepare_base")
     score("sft", "train_sft")
-    model, settings = "train_sft", recipe.dpo.model_dump(mode="json", exclude={"rounds", "held_out"})
+    model, settings = "train_sft", recipe.dpo.model_dump(mode="json", exclude={"rounds", "held_out", "on_policy"})
+    own = recipe.dpo.on_policy
     for number, names in enumerate(rounds, 1):
         used = [*names, *recipe.dpo.held_out]
         sets = {name: recipe.preferences[name].model_dump(mode="json", exclude={"rows"}) for name in used}
@@ -148,7 +149,15 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
             [seed, sets, recipe.dpo.held_out, pinned(*(f"preferences.{name}" for name in used)), recipe.dpo.max_length,
              recipe.mix.model_dump(include={"overlap_tokens", "overlap_question", "overlap_common"})],
             "preferences", ("prepare_base", "prepare_benchmarks"))
-        found[f"train_dpo-{number}"] = Stage([seed, settings], "training", (model, f"build_preferences-{number}"))
+        pairs = f"build_preferences-{number}"
+        if own:
+            sampled = own.model_dump(mode="json", exclude={"reward", "least_margin"})
+            found[f"sample_answers-{number}"] = Stage([seed, recipe.dpo.dtype, sampled], "training", (model, pairs))
+            found[f"score_answers-{number}"] = Stage(own.reward.model_dump(mode="json"), "training", (f"sample_answers-{number}",))
+            found[f"pair_answers-{number}"] = Stage([own.least_margin, recipe.dpo.max_length], "preferences",
+                                                    (f"score_answers-{number}", pairs, "prepare_base", "prepare_benchmarks"))
+            pairs = f"pair_answers-{number}"
+        found[f"train_dpo-{number}"] = Stage([seed, settings], "training", (model, pairs))
         model = f"train_dpo-{number}"
         if evaluation.every_round or number == len(rounds):
             score(f"dpo-{number}", model)

@@ -129,7 +129,7 @@ class PlannedError(Exception):
 
 @pytest.mark.parametrize("change", [
     "seed=9", "phi.planted=3", "sources.flashcards.rows=5", "sources.flashcards.license=MIT", "sources.flashcards.shards=2",
-    "sources.flashcards.system=x", "evaluation.limit=3", "evaluation.batch=3", "mix.repeat_limit=2",
+    "sources.flashcards.system=x", "evaluation.limit=3", "evaluation.tokens=3000", "mix.repeat_limit=2",
 ])
 def test_what_decides_a_stage_is_what_the_stage_plans(monkeypatch, job, tmp_path, change):
     """The stages' own plans differ where, and only where, the table of this module says so."""
