@@ -73,12 +73,12 @@ def verdicts_on(recipe: Recipe, shape: str, job: Job, output: Path) -> list[Verd
         _verdict("converters", lambda: _converters(recipe)),
         _verdict("licences", lambda: check_licences(recipe, _repository(recipe, job.push_to))),
         _verdict("lock", lambda: _pins(recipe)),
-        _verdict("reward", lambda: _reward(recipe, job.data_root)),
     ]
     if profile := profile_told():
         verdicts += _on_cluster(recipe, profile, target == "hub")
     else:
-        verdicts += [_verdict("files", lambda: _files(recipe, job.data_root)), _disk(recipe, job.store or output), _memory(recipe)]
+        verdicts += [_verdict("files", lambda: _files(recipe, job.data_root)), _verdict("reward", lambda: _reward(recipe, job.data_root)),
+                     _disk(recipe, job.store or output), _memory(recipe)]
     if target == "directory" and job.push_to and not profile:
         verdicts.append(_verdict("release folder", lambda: _writable(Path(job.push_to.partition(":")[2]))))
     if target == "hub" or any(isinstance(origin, HubOrigin) for _, origin in _origins(recipe)):

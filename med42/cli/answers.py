@@ -122,7 +122,7 @@ def _leaks(told: Told) -> Iterator[str]:
             yield (f"{record.name}: {found.get('items', 0):,} questions against every row, overlap of {settings.get('overlap_tokens')} "
                    f"words; {found.get('leaks', 0):,} rows with benchmark text ({settings.get('leaks')}), "
                    f"{found.get('residue', 0):,} left after a second look")
-    for record in told.stages("build_preferences"):
+    for record in told.stages("build_preferences", "pair_answers"):
         hits = sum(count for account in record.measured.get("accounts", {}).values()
                    for reason, count in account.get("dropped", {}).items() if "benchmark" in reason)
         yield f"{record.name}: the same questions against every pair; {hits:,} left out"
@@ -185,8 +185,9 @@ def _rounds(told: Told) -> Iterator[str]:
                f"loss {settings.get('loss')}, beta {settings.get('beta')}")
         if pairs:
             names = ", ".join(f"{name} {account['kept']:,}" for name, account in pairs.measured.get("accounts", {}).items())
-            scorer = pairs.parameters.get("scorer") or pairs.measured.get("scorer") or "as published with the pairs"
-            yield f"  {pairs.measured.get('pairs', 0):,} pairs of {pairs.name} ({names}); scored {_words(scorer)}"
+            scored = told.bundle.records.get(pairs.inputs.get("scored", ""))
+            scorer = f"by {_words(scored.parameters.get('reward', {}))}" if scored else "as published with the pairs"
+            yield f"  {pairs.measured.get('pairs', 0):,} pairs of {pairs.name} ({names}); scored {scorer}"
         if held := record.measured.get("held_out"):
             yield f"  on held-out pairs: {_words(held)}"
 

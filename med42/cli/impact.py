@@ -23,7 +23,7 @@ from med42.lineage.provenance import LAYERS, PACKAGE, code_digest
 from med42.recipe import Recipe, load_recipe, parse_recipe, recipe_digest
 from med42.recipe.derived import expected_chunks, expected_dpo_steps, expected_rows, expected_sft_steps, sum_of
 from med42.recipe.parts import source_of, source_parts
-from med42.recipe.schema import InventedOrigin, RandomBase
+from med42.recipe.schema import WHERE_AND_HOW_FAST, InventedOrigin, RandomBase
 from med42.training.planning import Accelerator, plan_training
 
 # Run by the code before the change, in its own folder.
@@ -141,20 +141,20 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
     score("base", "prepare_base")
     score("sft", "train_sft")
     model, settings = "train_sft", recipe.dpo.model_dump(mode="json", exclude={"rounds", "held_out", "on_policy"})
-    own = recipe.dpo.on_policy
+    own, overlaps = recipe.dpo.on_policy, recipe.mix.model_dump(include={"overlap_tokens", "overlap_question", "overlap_common"})
     for number, names in enumerate(rounds, 1):
         used = [*names, *recipe.dpo.held_out]
         sets = {name: recipe.preferences[name].model_dump(mode="json", exclude={"rows"}) for name in used}
         found[f"build_preferences-{number}"] = Stage(
             [seed, sets, recipe.dpo.held_out, pinned(*(f"preferences.{name}" for name in used)), recipe.dpo.max_length,
-             recipe.mix.model_dump(include={"overlap_tokens", "overlap_question", "overlap_common"})],
+             overlaps],
             "preferences", ("prepare_base", "prepare_benchmarks"))
         pairs = f"build_preferences-{number}"
         if own:
-            sampled = own.model_dump(mode="json", exclude={"reward", "least_margin"})
+            sampled = own.model_dump(mode="json", exclude={"reward": True, "least_margin": True, "sampler": WHERE_AND_HOW_FAST})
             found[f"sample_answers-{number}"] = Stage([seed, recipe.dpo.dtype, sampled], "training", (model, pairs))
             found[f"score_answers-{number}"] = Stage(own.reward.model_dump(mode="json"), "training", (f"sample_answers-{number}",))
-            found[f"pair_answers-{number}"] = Stage([own.least_margin, recipe.dpo.max_length], "preferences",
+            found[f"pair_answers-{number}"] = Stage([own.least_margin, recipe.dpo.max_length, overlaps], "preferences",
                                                     (f"score_answers-{number}", pairs, "prepare_base", "prepare_benchmarks"))
             pairs = f"pair_answers-{number}"
         found[f"train_dpo-{number}"] = Stage([seed, settings], "training", (model, pairs))

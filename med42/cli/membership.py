@@ -41,11 +41,14 @@ def asked_rows(row_or_file: str) -> list[tuple[str, str]]:
 
 def memberships(bundle: Bundle, digest: str) -> Iterator[dict[str, Any]]:
     """For every set of rows: whether the row is in it, under which label, and the proof."""
+    trained_on = {record.inputs.get("preferences") for record in bundle.of_stage("train_dpo")}
     for name, rows in sorted(bundle.rows.items(), key=lambda one: (bundle.records[one[0].partition(".")[0]].name, one[0])):
         owner, _, kind = name.partition(".")
         record = bundle.records[owner]
         place = rows.find(bytes.fromhex(digest))
-        told = {"record": record.name, "digest": record.digest, "set": "left out" if kind == LEFT_OUT else "trained on",
+        # Where rounds are trained on the model's own answers, published pairs gave their prompts alone.
+        used = "trained on" if record.stage == "mix_data" or owner in trained_on else "asked for answers"
+        told = {"record": record.name, "digest": record.digest, "set": "left out" if kind == LEFT_OUT else used,
                 "in": place is not None, "label": rows.label(place) if place is not None else ""}
         yield told | ({"proof": prove(rows, digest)} if kind == ROWS else {})
 

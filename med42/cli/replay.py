@@ -20,6 +20,7 @@ from med42.recipe.lock import SCHEMA, lock_path
 # The layer that each stage's code digest is of.
 STAGE_LAYERS = {"prepare_source": "data", "mix_data": "data", "pack_data": "data", "prepare_benchmarks": "evaluation",
                 "prepare_base": "training", "train_sft": "training", "train_dpo": "training", "build_preferences": "preferences",
+                "sample_answers": "training", "score_answers": "training", "pair_answers": "preferences",
                 "evaluate_model": "evaluation", "decide_release": "release", "push_model": "release"}
 
 

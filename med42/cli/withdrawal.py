@@ -15,7 +15,7 @@ from med42.lineage.record import Record
 from med42.lineage.row_set import ROWS
 from med42.lineage.scores import scored
 
-READERS = ("prepare_source", "build_preferences", "prepare_benchmarks")  # stages that read what others publish
+READERS = ("prepare_source", "build_preferences", "pair_answers", "prepare_benchmarks")  # stages that read what others publish
 
 
 @dataclass(frozen=True)

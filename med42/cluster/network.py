@@ -8,7 +8,7 @@ from med42.recipe.schema import BucketOrigin, HubBase, HubOrigin, ServerSampler
 
 
 def needs_network(recipe: Recipe, stage: str, name: str, push_to: str) -> bool:
-    """Whether a stage fetches from a hub or a bucket, pushes to a hub, or asks a server for answers.
+    """Whether a stage fetches from a hub or a bucket, pushes to a hub, asks a server for answers, or keeps checkpoints in a bucket.
 
     Args:
         recipe: the resolved recipe.
@@ -33,6 +33,9 @@ def needs_network(recipe: Recipe, stage: str, name: str, push_to: str) -> bool:
             return isinstance(recipe.base, HubBase)
         case "build_preferences":
             return pairs(recipe.dpo.rounds[int(name) - 1]) or pairs(recipe.dpo.held_out)
+        case "train_sft" | "train_dpo":
+            settings = recipe.sft if stage == "train_sft" else recipe.dpo
+            return bool(settings.checkpoint_bucket and settings.checkpoint_every)
         case "sample_answers":
             return recipe.dpo.on_policy is not None and isinstance(recipe.dpo.on_policy.sampler, ServerSampler)
         case "push_model":

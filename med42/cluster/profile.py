@@ -222,6 +222,9 @@ def load_profile(name_or_path: str) -> Profile:
 def devices_of(recipe: Recipe, stage: str) -> Devices:
     """What the recipe asks one stage to run on."""
     asked = {"train_sft": recipe.sft.devices, "train_dpo": recipe.dpo.devices, "evaluate_model": recipe.evaluation.devices}
+    if (own := recipe.dpo.on_policy) and ((stage == "sample_answers" and isinstance(own.sampler, LocalSampler))
+                                          or (stage == "score_answers" and isinstance(own.reward, RewardModel))):
+        return Devices(gpus_per_node=min(1, recipe.dpo.devices.gpus_per_node), accelerator=recipe.dpo.devices.accelerator)
     return asked.get(stage, Devices())
 
 

@@ -38,7 +38,7 @@ from med42.lineage.record import RECORD, read_record
 from med42.recipe import Recipe
 from med42.recipe.schema import Devices, Dpo, Frozen, Sft
 from med42.training.failures import PreemptedError
-from med42.training.launch import FOLLOWED, OUTCOME, Launch, Train, fetch_checkpoint, start, torchrun
+from med42.training.launch import FOLLOWED, OUTCOME, Launch, Train, start, torchrun
 
 IDENTITY = "med42.io/identity"  # the annotation with the digest that the name has the beginning of
 ATTEMPT = "med42.io/attempt"
@@ -112,7 +112,9 @@ def on_nodes(nodes: str | None = None, cluster: Cluster | None = None, interval:
     def launch(train: Train, stage: str, settings: Sft | Dpo, recipe: Recipe, inputs: dict[str, Path], draft: Path, job: Job) -> Outcome:
         if where is None or settings.devices.nodes == 1:
             return start(train, stage, settings, recipe, inputs, draft, job)
-        fetch_checkpoint(stage, settings, recipe, inputs, job)
+        if settings.checkpoint_bucket:
+            raise Med42Error(f"{stage}: checkpoint_bucket", settings.checkpoint_bucket, "none on several nodes",
+                             "The volume that they share outlives them and keeps the checkpoints; unset it.")
         training = _Training(cluster or connect(), where, train, stage, settings, recipe, inputs, job, interval)
         return training.run(draft)
 

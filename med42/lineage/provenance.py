@@ -19,7 +19,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "training": ("errors.py", "recipe", "report", "lineage", "data", "training"),
     "preferences": ("errors.py", "recipe", "report", "lineage", "data", "preferences"),
     "evaluation": ("errors.py", "recipe", "report", "lineage", "data", "evaluation"),
-    "release": ("errors.py", "recipe", "report", "lineage", "data", "release"),
+    "release": ("errors.py", "recipe", "report", "lineage", "data", "evaluation", "release"),
 }
 
 
@@ -31,7 +31,7 @@ def code_digest(layer: str) -> str:
 
 def stages_digest() -> str:
     """Digest of the source files of all that stages run: an image that tells another one holds other code."""
-    launcher = (f"cluster/{name}.py" for name in ("api", "causes", "follow", "network", "train_job"))
+    launcher = (f"cluster/{name}.py" for name in ("api", "causes", "follow", "look", "profile", "train_job"))
     return _digest_of(("preflight.py", *launcher, *sorted({part for parts in LAYERS.values() for part in parts})))
 
 

@@ -359,6 +359,9 @@ class LocalSampler(Frozen):
     batch: PositiveInt = Field(default=16, description="prompts at once; the answers drawn depend on it")
 
 
+WHERE_AND_HOW_FAST = {"url", "concurrency", "timeout", "attempts", "wait"}  # of a server sampler; these change no answer
+
+
 class ServerSampler(Frozen):
     """Answers come from a server that speaks OpenAI's completions, as vLLM's does, and serves the round's model.
 

@@ -111,9 +111,10 @@ def decide_release(recipe: Recipe, scores: Path, out: Path, job: Job) -> Record:
     repository = (place if kind == "hub" else "") if kind else (recipe.push.repo or "") if recipe.push.kind == "hub" else ""
     parameters: dict[str, Any] = {"recipe": recipe_digest(recipe), "gates": [gate.model_dump(mode="json") for gate in recipe.gates],
                                   "override": recipe.override.model_dump(mode="json") if recipe.override else None,
-                                  "repository": repository}
-    inputs = {"scores": scores} | ({"previous": previous} if previous else {})
-    plan = Plan("decide_release", "decision", parameters, inputs, "release", ("numpy",))
+                                  "repository": repository,
+                                  # By digest alone: what another release descends from is no part of this one's chain.
+                                  "previous": read_record(previous).digest if previous else None}
+    plan = Plan("decide_release", "decision", parameters, {"scores": scores}, "release", ("numpy",))
     return produce(plan, out, job, lambda draft: _decide(Evidence(recipe, scores, previous, repository), draft))
 
 

@@ -156,6 +156,7 @@ def for_this_many(checkpoint: Checkpoint, settings: Sft | Dpo, scratch: Path) ->
         return checkpoint.folder
     out, shards = scratch / checkpoint.folder.name, f"global_step{checkpoint.step}"
     if is_first_process():
+        shutil.rmtree(out, ignore_errors=True)  # of an attempt before, in the same scratch folder
         out.mkdir()
         for path in checkpoint.folder.iterdir():
             if path.name != "latest":

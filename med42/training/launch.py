@@ -46,6 +46,7 @@ Launch = Callable[[Train, str, Sft | Dpo, Recipe, dict[str, Path], Path, Job], O
 OUTCOME = "outcome.json"
 FOLLOWED = "followed"  # a file of the scratch folder that whoever waits for a training touches, where they are not its parent process
 ABANDONED_AFTER = 3600.0  # seconds
+TIME_TO_SAVE = 110  # seconds between SIGTERM and SIGKILL; Kubernetes gives the runtime's pods 120
 SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
@@ -128,7 +129,7 @@ def torchrun(module: str, devices: Devices, meeting_point: str, job_file: Path, 
     together = [f"--rdzv-backend={backend}", f"--rdzv-endpoint={meeting_point}", "--rdzv-id=med42"] if meeting_point else ["--standalone"]
     return [
         "-m", "torch.distributed.run", *together, f"--nnodes={devices.nodes}", f"--nproc-per-node={max(1, devices.gpus_per_node)}",
-        f"--max-restarts={devices.restarts}", "-m", module, "--job", str(job_file), "--out", str(out), "--scratch", str(scratch),
+        f"--max-restarts={devices.restarts}", f"--shutdown-timeout={TIME_TO_SAVE}", "-m", module, "--job", str(job_file), "--out", str(out), "--scratch", str(scratch),
         *(part for name, path in inputs.items() for part in ("--input", f"{name}={path}")),
     ]
 
@@ -160,6 +161,7 @@ def main(train: Train, stage: Callable[[dict[str, Path]], str]) -> None:
         draft = given.scratch / f".{OUTCOME}.partial"
         draft.write_text(json.dumps(dataclasses.asdict(outcome)))
         draft.rename(given.scratch / OUTCOME)
+    leave()
 
 
 def end_when_abandoned(mark: Path, after: float = ABANDONED_AFTER, every: float = 30.0) -> None:
@@ -178,4 +180,3 @@ def end_when_abandoned(mark: Path, after: float = ABANDONED_AFTER, every: float 
                 seen, since = now, time.monotonic()
     print(f"{mark}: not touched for {after:.0f} s, so nobody waits for this training any more; it ends", flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
-    leave()

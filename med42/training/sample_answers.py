@@ -20,7 +20,7 @@ from med42.lineage.items import DoneItems
 from med42.lineage.journal import Job, Progress
 from med42.lineage.record import Record
 from med42.recipe import Recipe
-from med42.recipe.schema import OnPolicy, ServerSampler
+from med42.recipe.schema import WHERE_AND_HOW_FAST, OnPolicy, ServerSampler
 from med42.report import page
 from med42.report.quiet import work_offline_and_quietly
 from med42.training.completions import complete
@@ -28,7 +28,6 @@ from med42.training.model import load_model
 from med42.training.train_sft import PACKAGES
 
 SHOWN = 12
-WHERE_AND_HOW_FAST = {"url", "concurrency", "timeout", "attempts", "wait"}  # these change no answer
 
 
 @stage

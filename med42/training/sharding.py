@@ -73,7 +73,9 @@ def is_first_process() -> bool:
     """Whether this process is the one that writes."""
     import torch.distributed
 
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+    if torch.distributed.is_initialized():
+        return torch.distributed.get_rank() == 0
+    return os.environ.get("RANK", "0") == "0"
 
 
 def meet() -> None:
