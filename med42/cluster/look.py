@@ -89,7 +89,8 @@ def connect() -> Any:
 
 def _pools(recipe: Recipe, profile: Profile) -> list[tuple[str, dict[str, str], bool]]:
     """The pools that stages of this recipe run on: name, selector, whether they may have no node yet."""
-    with_gpus = {stage for stage in ("train_sft", "train_dpo", "sample_answers", "score_answers", "evaluate_model") if devices_of(recipe, stage).gpus_per_node}
+    stages = ("train_sft", "train_dpo", "sample_answers", "score_answers", "evaluate_model")
+    with_gpus = {stage for stage in stages if devices_of(recipe, stage).gpus_per_node}
     names = {task.pool for row, task in profile.tasks.items() if not profile.pools[task.pool].accelerators
              or (with_gpus and row in ("train", "evaluate", *with_gpus))}
     return [(name, pool.selector, pool.from_zero) for name, pool in profile.pools.items() if name in names]

@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from med42.errors import Med42Error
-from med42.recipe.schema import Devices, Frozen, Name, Positive, Recipe
+from med42.recipe.schema import Devices, Frozen, LocalSampler, Name, Positive, Recipe, RewardModel
 
 SHIPPED = Path(__file__).parent / "profiles"
 Kind = Literal["data", "train", "evaluate", "release"]

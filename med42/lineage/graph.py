@@ -9,8 +9,8 @@ from markupsafe import Markup
 from med42.lineage.record import Record
 
 WIDTH, HEIGHT, ACROSS, DOWN, EDGE = 168, 40, 212, 54, 12  # pixels: of a box, from box to box, round the drawing
-COLOURS = {"conversations": "#dcebf7", "benchmarks": "#efe6f5", "packed": "#dcebf7", "preferences": "#dcebf7", "answers": "#dcebf7", "model": "#dff1e4",
-           "scores": "#efe6f5", "decision": "#fbeecb", "release": "#f7dfda"}
+COLOURS = {"conversations": "#dcebf7", "benchmarks": "#efe6f5", "packed": "#dcebf7", "preferences": "#dcebf7", "answers": "#dcebf7",
+           "model": "#dff1e4", "scores": "#efe6f5", "decision": "#fbeecb", "release": "#f7dfda"}
 
 
 def in_order(subject: Record, records: Mapping[str, Record]) -> list[Record]:

@@ -129,7 +129,8 @@ def torchrun(module: str, devices: Devices, meeting_point: str, job_file: Path, 
     together = [f"--rdzv-backend={backend}", f"--rdzv-endpoint={meeting_point}", "--rdzv-id=med42"] if meeting_point else ["--standalone"]
     return [
         "-m", "torch.distributed.run", *together, f"--nnodes={devices.nodes}", f"--nproc-per-node={max(1, devices.gpus_per_node)}",
-        f"--max-restarts={devices.restarts}", f"--shutdown-timeout={TIME_TO_SAVE}", "-m", module, "--job", str(job_file), "--out", str(out), "--scratch", str(scratch),
+        f"--max-restarts={devices.restarts}", f"--shutdown-timeout={TIME_TO_SAVE}", "-m", module,
+        "--job", str(job_file), "--out", str(out), "--scratch", str(scratch),
         *(part for name, path in inputs.items() for part in ("--input", f"{name}={path}")),
     ]
 

@@ -41,8 +41,9 @@ def score_answers(recipe: Recipe, round_number: int, answers: Path, out: Path, j
         raise Med42Error("dpo.on_policy", "none", "how answers are scored", "Set it, or train on the published pairs.")
     reward = recipe.dpo.on_policy.reward
     files = _files(reward, job)
-    plan = Plan("score_answers", "answers", {"reward": reward.model_dump(mode="json"), "pinned": {"reward": files}}, {"answers": answers}, "training",
-                PACKAGES, name=f"score_answers-{round_number}")
+    parameters = {"reward": reward.model_dump(mode="json"), "pinned": {"reward": files}}
+    plan = Plan("score_answers", "answers", parameters, {"answers": answers}, "training", PACKAGES,
+                name=f"score_answers-{round_number}")
     done = DoneItems(plan, job)
     record = produce(plan, out, job, lambda draft: _build(reward, round_number, answers, draft, done, plan.name, job))
     done.discard()
