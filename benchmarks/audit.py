@@ -14,17 +14,17 @@ import argparse
 import hashlib
 import json
 import os
-import platform
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from measurement import Measurement, machine
 
 from med42.lineage.artifact import Outcome, Plan, produce
 from med42.lineage.digest import merkle_root
@@ -39,19 +39,6 @@ SIZES = (10_000, 100_000, 1_000_000)
 TIMES = 3
 PEER_ROWS = 100_000
 LABELS = 40
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One line of the table: ours is better where the ratio, peer over ours, is above 1; a goal of ours is at most met."""
-
-    name: str
-    ours: float
-    peer: float | None
-    ratio: float | None
-    goal: float | None
-    unit: str
-    met: bool | None
 
 
 def digests(name: str, count: int) -> bytes:
@@ -181,15 +168,6 @@ def peers(folder: Path) -> Iterator[Measurement]:
 def of_ours(name: str, value: float, unit: str, most: float | None) -> Measurement:
     """A measurement without a peer, which should be at most so much."""
     return Measurement(name, value, None, None, most, unit, None if most is None else value <= most)
-
-
-def machine() -> str:
-    """The processor, its cores and Python."""
-    try:
-        model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        model = None
-    return f"{model[1] if model else platform.processor()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
 
 
 def table(found: list[Measurement]) -> str:

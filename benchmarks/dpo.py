@@ -23,17 +23,16 @@ import argparse
 import gzip
 import json
 import math
-import platform
-import re
 import statistics
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measurement import Measurement, show
 
 from med42.report.quiet import work_offline_and_quietly
 
@@ -41,19 +40,6 @@ TRL_BATCHES = (1, 2, 4)  # pairs a step, in random order; 8 and more only add pa
 OUR_BATCHES = (4, 8)
 VOCABULARY = 2048  # with a hidden size of 512, head and body cost in the ratio of an 8B model's
 BOUND_REACHED, AT_BEST, AT_FOUR = 0.9, 1.6, 2.3
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One line of the table; see `benchmarks/data.py`."""
-
-    name: str
-    ours: float
-    peer: float | None
-    ratio: float | None
-    goal: float | None
-    unit: str
-    met: bool | None
 
 
 @dataclass(frozen=True)
@@ -210,27 +196,6 @@ def measure(profile: Profile, folder: Path, hidden: int, repetitions: int) -> tu
     return lines, ratios[0], ratios[1]
 
 
-def machine() -> str:
-    """The processor, its cores and its memory."""
-    try:
-        model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-        memory = re.search(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text())
-    except OSError:
-        model = memory = None
-    size = f", {int(memory[1]) / 2**20:.0f} GiB" if memory else ""
-    return f"{model[1] if model else platform.processor()}, {len(os.sched_getaffinity(0))} cores{size}, Python {platform.python_version()}"
-
-
-def table(found: list[Measurement]) -> str:
-    """The measurements, one a line."""
-    lines = [("what", "ours", "TRL's", "ratio", "goal", "unit", "")]
-    lines += [(one.name, f"{one.ours:,.0f}" if one.peer else f"{one.ours:.2f}", f"{one.peer:,.0f}" if one.peer else "",
-               f"{one.ratio:.2f}" if one.ratio else "", f"{one.goal:.2f}", one.unit, "met" if one.met else "NOT met") for one in found]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) if place in (0, 5, 6) else cell.rjust(width)
-                               for place, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip() for line in lines)
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -258,11 +223,7 @@ def main() -> None:
     for title, ratios, goal in (("TRL's best batch", at_best, AT_BEST), ("4 pairs a step", at_four, AT_FOUR)):
         mean = statistics.geometric_mean(ratios)
         found.append(Measurement(f"geometric mean, {title}", mean, None, mean, goal, "x", mean >= goal))
-    print(machine(), file=sys.stderr if asked.json else sys.stdout)
-    if asked.json:
-        print("\n".join(json.dumps(asdict(one)) for one in found))
-    else:
-        print(table(found))
+    show(found, "TRL's", asked.json)
 
 
 if __name__ == "__main__":

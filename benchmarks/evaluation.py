@@ -28,6 +28,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from measurement import Measurement
+
 from med42.data.chat import BEGIN, END, PAD
 from med42.report.quiet import work_offline_and_quietly
 from med42.training.prepare_base import train_tokenizer
@@ -71,28 +73,14 @@ SHAPES = (
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """One line of the table.
+class Scoring(Measurement):
+    """A line with what scoring alone has.
 
     Attributes:
-        name: what was measured.
-        ours: our number.
-        peer: lm-eval's.
-        ratio: ours over lm-eval's, the median of pairs of runs.
-        goal: what the ratio should reach at least.
-        unit: of the numbers.
-        met: whether it does.
         tokens: what the arithmetic of tokens allows.
         apart: greatest difference of a log-likelihood.
     """
 
-    name: str
-    ours: float
-    peer: float
-    ratio: float
-    goal: float | None
-    unit: str
-    met: bool | None
     tokens: float
     apart: float
 
@@ -117,7 +105,7 @@ def token_ratio(requests: list[Request]) -> float:
     return sum(len(prompt) + len(answer) - 1 for _, prompt, answer in requests) / shared
 
 
-def measure(shape: Shape, model: Any, tokenizer: Any) -> Measurement:
+def measure(shape: Shape, model: Any, tokenizer: Any) -> Scoring:
     """Questions a second of one core, of both, each with its best batch, in pairs of runs one after the other."""
     from lm_eval.models.huggingface import HFLM
 
@@ -146,7 +134,7 @@ def measure(shape: Shape, model: Any, tokenizer: Any) -> Measurement:
     lowest = min(value for value, _ in pairs[0][1][1])
     print(f"{shape.name}: lm-eval's best batch {best_peer}, our best budget {best_own} tokens; ratios {ratios}; log-likelihoods down to "
           f"{lowest:.0f} are at most {apart:.1e} apart", file=sys.stderr)
-    return Measurement(shape.name, ours_a_second, theirs_a_second, ratio, shape.goal, "questions/s/core",
+    return Scoring(shape.name, ours_a_second, theirs_a_second, ratio, shape.goal, "questions/s/core",
                        None if shape.goal is None else ratio >= shape.goal, token_ratio(requests), apart)
 
 
@@ -174,7 +162,7 @@ def subject() -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
-def as_table(measurements: list[Measurement]) -> str:
+def as_table(measurements: list[Scoring]) -> str:
     """For people."""
     header = ("what", "ours", "lm-eval", "ratio", "tokens allow", "goal", "", "unit")
     verdicts = {None: "", True: "met", False: "NOT met"}
