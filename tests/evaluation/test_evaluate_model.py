@@ -193,7 +193,7 @@ def test_a_log_likelihood_that_is_no_number_stops_the_stage(prepared, tmp_path, 
 
     def build(draft: Path) -> Outcome:
         for path in prepared.model.iterdir():
-            if path.name not in ("record.json", "ancestry.json", "page.html"):
+            if path.is_file() and path.name not in ("record.json", "ancestry.json", "page.html"):
                 shutil.copyfile(path, draft / path.name)
         weights = load_file(draft / "model.safetensors")
         weights["model.norm.weight"][0] = float("nan")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,10 +61,7 @@ def test_a_diverging_loss_stops_and_names_the_last_good_checkpoint(tiny, tmp_pat
 
 
 def test_a_token_beyond_the_vocabulary_is_named_with_its_document(tiny, tmp_path, job):
-    packed = tmp_path / "packed"
-    packed.mkdir()
-    for path in tiny["packed"].iterdir():
-        (packed / path.name).write_bytes(path.read_bytes())
+    packed = shutil.copytree(tiny["packed"], tmp_path / "packed")
     tokens = numpy.fromfile(packed / TOKENS, "<i4")
     starts = numpy.load(packed / "documents.npy")
     tokens[starts[5] + 2] = 1_000_000
@@ -73,11 +71,7 @@ def test_a_token_beyond_the_vocabulary_is_named_with_its_document(tiny, tmp_path
 
 
 def test_a_base_without_its_weights_is_refused(tiny, tmp_path, job):
-    base = tmp_path / "base"
-    base.mkdir()
-    for path in tiny["base"].iterdir():
-        if path.suffix != ".safetensors":
-            (base / path.name).write_bytes(path.read_bytes())
+    base = shutil.copytree(tiny["base"], tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
     with pytest.raises(Med42Error, match=r"no \*\.safetensors file"):
         train_sft(load_recipe("tiny", ["sft.steps=1"]), base, tiny["packed"], tmp_path / "out", job)
 
