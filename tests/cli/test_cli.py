@@ -22,7 +22,7 @@ EXAM_FILE = "sources.exam.origin={kind: file, files: [exam.jsonl]}"
 @pytest.fixture(scope="module")
 def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the bundle of a refusal, and the artifacts that it is about."""
-    folder, recipe, job = tmp_path_factory.mktemp("sealed"), load_recipe("tiny"), Job("test")
+    folder, recipe, job = tmp_path_factory.mktemp("sealed"), load_recipe("tiny", ["gates=[{score: average, at_least: 0.6}]"]), Job("test")
 
     make_scores(folder / "scores", job, {"base": dict.fromkeys(recipe.evaluation.benchmarks, share(2, 8))}, outside=["never-taught"])
     decide_release(recipe, folder / "scores", folder / "decision", job)
