@@ -114,7 +114,9 @@ def test_compile_says_what_it_wrote(tmp_path):
 
 
 def test_verify_says_what_was_checked(tmp_path, sealed, bundle):
-    assert answer("audit", "verify", bundle, cwd=tmp_path) == f"verified {bundle}: 2 records, chain complete to decide_release\n"
+    assert answer("audit", "verify", bundle, cwd=tmp_path) == (
+        f"verified {bundle}: 2 records, chain complete to decide_release, 0 rows by digest\n"
+        "not signed: whoever could change the file could have made all of it\n")
     assert "every file of 2 artifacts as recorded" in answer("audit", "verify", bundle, "--artifacts", sealed, cwd=tmp_path)
 
 
