@@ -52,7 +52,7 @@ def list_bucket(origin: BucketOrigin, key: str) -> dict[str, Listed]:
     """
     with told_plainly(f"{key}: {origin.url}"):
         bucket, prefix = _place(origin)
-        blobs = list(bucket.list_blobs(prefix=prefix, retry=_retry(), timeout=PATIENCE))
+        blobs = list(bucket.list_blobs(prefix=prefix, retry=asked_again(PATIENCE), timeout=PATIENCE))
     # Names that end with a slash stand for folders and hold nothing.
     published = {blob.name.removeprefix(prefix): Listed(blob.name, str(blob.generation), blob.size, blob.crc32c)
                  for blob in blobs if not blob.name.endswith("/")}
@@ -115,7 +115,7 @@ def check_bucket(origin: BucketOrigin, pin: Pin | None, key: str) -> int:
         for name, generation in sorted(pin.generations.items()):
             what = f"{key}: gs://{bucket.name}/{prefix}{name}"
             # Asked for by generation, which a bucket with versioning may still hold beside a newer one.
-            blob = bucket.get_blob(prefix + name, generation=int(generation), retry=_retry(), timeout=PATIENCE)
+            blob = bucket.get_blob(prefix + name, generation=int(generation), retry=asked_again(PATIENCE), timeout=PATIENCE)
             if blob is None or str(blob.generation) != generation:
                 now = _generation(bucket, prefix + name)
                 raise _changed(Listed(prefix + name, generation, -1, ""), f"generation {now}" if now else "no such object any more", what)
@@ -149,7 +149,7 @@ def _download(bucket: Any, found: Listed, handle: Any, what: str) -> None:
     blob = bucket.blob(found.object, generation=int(found.generation))
     try:
         # As it lies there: left alone, the client unpacks what is stored with Content-Encoding gzip. Checked below.
-        blob.download_to_file(handle, raw_download=True, checksum=None, retry=_retry(), timeout=PATIENCE)
+        blob.download_to_file(handle, raw_download=True, checksum=None, retry=asked_again(PATIENCE), timeout=PATIENCE)
     except NotFound:
         if (now := _generation(bucket, found.object)) == found.generation:
             raise
@@ -180,7 +180,7 @@ def _changed(found: Listed, now: str, what: str) -> Med42Error:
 
 def _generation(bucket: Any, name: str) -> str | None:
     """The generation that an object has now; None if there is no such object."""
-    blob = bucket.get_blob(name, retry=_retry(), timeout=PATIENCE)
+    blob = bucket.get_blob(name, retry=asked_again(PATIENCE), timeout=PATIENCE)
     return None if blob is None else str(blob.generation)
 
 
@@ -219,10 +219,11 @@ def client() -> Any:
         return storage.Client.create_anonymousclient()
 
 
-def _retry() -> Any:
+def asked_again(patience: float) -> Any:
+    """The client's own way of asking again after passing trouble, for so many seconds."""
     from google.cloud.storage.retry import DEFAULT_RETRY
 
-    return DEFAULT_RETRY.with_timeout(PATIENCE)
+    return DEFAULT_RETRY.with_timeout(patience)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ one model: a plain bootstrap of 20 questions on which two models agree would pro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from med42.lineage import scores
+
 DRAWS = 10_000
 COVERAGE = 0.95
-Z = 1.959964  # quantile of the normal distribution for 95%
 
 # Right or not, by subject; one subject '' where a benchmark is a plain mean over questions.
 Marks = Mapping[str, Sequence[bool]]
@@ -45,10 +45,7 @@ class Interval:
 
 def wilson(right: int, count: int) -> Interval:
     """A share with Wilson's interval, which holds also near 0 and 1."""
-    share, spread = right / count, Z**2 / count
-    middle = (share + spread / 2) / (1 + spread)
-    half = Z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
-    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
+    return Interval(right / count, *scores.wilson(right / count, count))
 
 
 def mean_of(marks: Marks) -> float:

@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from med42.data.buckets import client, told_plainly
+from med42.data.buckets import asked_again, client, told_plainly
 from med42.errors import Med42Error
 from med42.training.checkpoints import ATTEMPTS, COMPLETE, newest
 
@@ -46,7 +46,7 @@ class CheckpointBucket:
             Med42Error: no such bucket, no right to read or write it, or an object that came damaged.
         """
         with told_plainly(self._what):
-            self._bucket.blob(f"{self._prefix}STARTED").upload_from_string(b"", retry=_retry(), timeout=PATIENCE)
+            self._bucket.blob(f"{self._prefix}STARTED").upload_from_string(b"", retry=asked_again(PATIENCE), timeout=PATIENCE)
         steps, here = self.steps(), newest(self.folder)
         if not steps or (here and here.step >= steps[-1]):
             return
@@ -56,19 +56,19 @@ class CheckpointBucket:
         draft.mkdir(parents=True)
         print(f"{self._what}: fetching step {steps[-1]}", flush=True)
         with told_plainly(f"{self._what}, step {steps[-1]}"):
-            mark = self._bucket.blob(f"{source}{COMPLETE}").download_as_bytes(retry=_retry(), timeout=PATIENCE)
+            mark = self._bucket.blob(f"{source}{COMPLETE}").download_as_bytes(retry=asked_again(PATIENCE), timeout=PATIENCE)
             for name, size in json.loads(mark)["files"].items():
                 path = draft / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 # The client compares the checksum that the service tells.
-                self._bucket.blob(f"{source}{name}").download_to_filename(str(path), retry=_retry(), timeout=PATIENCE)
+                self._bucket.blob(f"{source}{name}").download_to_filename(str(path), retry=asked_again(PATIENCE), timeout=PATIENCE)
                 if path.stat().st_size != size:
                     raise Med42Error(f"{self._what}, step {steps[-1]}", f"{name} with {path.stat().st_size:,} bytes", f"{size:,}",
                                      "Delete that checkpoint in the bucket; the one before is then taken.")
         (draft / COMPLETE).write_bytes(mark)
         if not (self.folder / ATTEMPTS).exists():
             with told_plainly(self._what):
-                attempts = self._bucket.blob(f"{self._prefix}{ATTEMPTS}").download_as_bytes(retry=_retry(), timeout=PATIENCE)
+                attempts = self._bucket.blob(f"{self._prefix}{ATTEMPTS}").download_as_bytes(retry=asked_again(PATIENCE), timeout=PATIENCE)
             (self.folder / ATTEMPTS).write_bytes(attempts)
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
@@ -76,7 +76,7 @@ class CheckpointBucket:
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints in the bucket, ascending."""
         with told_plainly(self._what):
-            names = [blob.name for blob in self._bucket.list_blobs(prefix=self._prefix, retry=_retry(), timeout=PATIENCE)]
+            names = [blob.name for blob in self._bucket.list_blobs(prefix=self._prefix, retry=asked_again(PATIENCE), timeout=PATIENCE)]
         return sorted(int(name.split("/")[-2].rpartition("-")[2]) for name in names if name.endswith(f"/{COMPLETE}"))
 
     def upload(self, step: int, kept: int) -> None:
@@ -123,14 +123,14 @@ class CheckpointBucket:
 
     def _send(self, path: Path, name: str) -> None:
         with told_plainly(f"{self._what}: {name}"):
-            self._bucket.blob(name, chunk_size=PIECE).upload_from_filename(str(path), retry=_retry(), timeout=PATIENCE)
+            self._bucket.blob(name, chunk_size=PIECE).upload_from_filename(str(path), retry=asked_again(PATIENCE), timeout=PATIENCE)
 
     def _remove(self, places: list[str]) -> None:
         with told_plainly(self._what):
             for place in places:
-                blobs = list(self._bucket.list_blobs(prefix=place, retry=_retry(), timeout=PATIENCE))
+                blobs = list(self._bucket.list_blobs(prefix=place, retry=asked_again(PATIENCE), timeout=PATIENCE))
                 for blob in sorted(blobs, key=lambda blob: not blob.name.endswith(f"/{COMPLETE}")):
-                    blob.delete(retry=_retry(), timeout=PATIENCE)
+                    blob.delete(retry=asked_again(PATIENCE), timeout=PATIENCE)
 
     def _name(self, step: int) -> str:
         return f"{self._prefix}checkpoint-{step}/"
@@ -165,9 +165,3 @@ def uploading_callback(bucket: CheckpointBucket, kept: int) -> Any:
             bucket.wait()
 
     return Uploader()
-
-
-def _retry() -> Any:
-    from google.cloud.storage.retry import DEFAULT_RETRY
-
-    return DEFAULT_RETRY.with_timeout(PATIENCE)

@@ -12,26 +12,14 @@ import yaml
 from kubernetes_server import Cluster, kubernetes_server, scene
 from node_training import Training, finish
 
+from manifests.check import strict
+
 SCHEMAS = Path(__file__).parents[3] / "shared" / "crds"
 
 
 @functools.cache
 def validators() -> dict[str, Any]:
     """By kind, the schema that Trainer's own definitions have of it; nothing where these are not there."""
-    def strict(schema: Any) -> Any:
-        """A structural schema as one that refuses unknown fields."""
-        if isinstance(schema, list):
-            return [strict(item) for item in schema]
-        if not isinstance(schema, dict):
-            return schema
-        schema = {key: strict(value) for key, value in schema.items()}
-        if schema.get("x-kubernetes-int-or-string"):
-            schema.pop("type", None)
-            schema["anyOf"] = [{"type": "integer"}, {"type": "string"}]
-        if "properties" in schema and "additionalProperties" not in schema and not schema.get("x-kubernetes-preserve-unknown-fields"):
-            schema["additionalProperties"] = False
-        return schema
-
     schemas: dict[str, Any] = {}
     for name in ("trainjobs", "clustertrainingruntimes") if SCHEMAS.is_dir() else ():
         definition = yaml.load((SCHEMAS / f"{name}.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
