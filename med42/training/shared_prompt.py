@@ -222,16 +222,16 @@ def attend_by_pair(module: Any, query: torch.Tensor, key: torch.Tensor, value: t
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    parts, start = [], 0
-    for (prompt, chosen, rejected), mask in zip(pair_lengths, branch_masks, strict=True):
-        before, branch = start + prompt - 1, start + prompt - 1 + chosen
-        end = branch + rejected
-        parts.append(scaled_dot_product_attention(query[:, :, start:branch], key[:, :, start:branch], value[:, :, start:branch],
-                                                  dropout_p=dropout, is_causal=True, scale=scaling))
-        keys, values = (torch.cat([states[:, :, start:before], states[:, :, branch:end]], dim=2) for states in (key, value))
-        parts.append(scaled_dot_product_attention(query[:, :, branch:end], keys, values, attn_mask=mask, dropout_p=dropout,
-                                                  scale=scaling))
-        start = end
+    # Split, not sliced: the gradient of a slice is as long as the row, and there are several a pair.
+    stretches = [size for prompt, chosen, rejected in pair_lengths for size in (prompt - 1, chosen, rejected)]
+    asking, keys, values = (zip(*[iter(states.split(stretches, dim=2))] * 3, strict=True) for states in (query, key, value))
+    parts = []
+    for (ask, ask_chosen, ask_rejected), (of, of_chosen, of_rejected), (give, give_chosen, give_rejected), mask in zip(
+            asking, keys, values, branch_masks, strict=True):
+        parts.append(scaled_dot_product_attention(torch.cat([ask, ask_chosen], 2), torch.cat([of, of_chosen], 2),
+                                                  torch.cat([give, give_chosen], 2), dropout_p=dropout, is_causal=True, scale=scaling))
+        parts.append(scaled_dot_product_attention(ask_rejected, torch.cat([of, of_rejected], 2), torch.cat([give, give_rejected], 2),
+                                                  attn_mask=mask, dropout_p=dropout, scale=scaling))
     return torch.cat(parts, dim=2).transpose(1, 2), None
 
 
