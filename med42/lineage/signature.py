@@ -210,16 +210,30 @@ def fingerprint(public: ec.EllipticCurvePublicKey) -> str:
     return hashlib.sha256(public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)).hexdigest()[:16]
 
 
+def read_key(public: bytes, where: object) -> str:
+    """Whose signatures a public key (PEM) checks, as those tell it: `key` and its fingerprint.
+
+    Raises:
+        Med42Error: it is none that can sign here.
+    """
+    return f"key {fingerprint(_known_key(public, where))}"
+
+
+def _known_key(public: bytes, where: object) -> ec.EllipticCurvePublicKey:
+    from cryptography.hazmat.primitives import serialization
+
+    try:
+        return _of_a_curve(serialization.load_pem_public_key(public))
+    except ValueError as error:
+        raise Med42Error(where, "no key to compare with", "a PEM file with a public key on an elliptic curve", "Check the file.") from error
+
+
 def _signing_key(public: bytes, trusted: bytes | None, where: object) -> tuple[ec.EllipticCurvePublicKey, str]:
     """The key that must have signed, and whose it is."""
     from cryptography.hazmat.primitives import serialization
 
     if trusted is not None and b"CERTIFICATE" not in trusted:
-        try:
-            key = _of_a_curve(serialization.load_pem_public_key(trusted))
-        except ValueError as error:
-            raise Med42Error(where, "no key to compare with", "a PEM file with a public key on an elliptic curve",
-                             "Check the file.") from error
+        key = _known_key(trusted, where)
         return key, f"key {fingerprint(key)}"
     try:
         if b"CERTIFICATE" not in public:
