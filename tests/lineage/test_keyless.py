@@ -114,6 +114,18 @@ def test_something_else_is_no_signature(services, content, refusal):
     assert "here: found a keyless signature that does not hold" in refusal(lambda: check_signature(content, b"", DIGESTS, "here"))
 
 
+@pytest.mark.parametrize("change", [
+    lambda proof: proof.update(treeSize="9" * 4_000), lambda proof: proof.update(treeSize=str(2**63 - 1), logIndex=str(2**63 - 2)),
+    lambda proof: proof.update(hashes=["AAAA"] * 100_000),
+    lambda proof: proof["checkpoint"].update(envelope="a\n1\nAAAA\n\n" + "\u2014 a AAAAAAAAAAAA\n" * 100_000),
+], ids=["digits", "size", "hashes", "names"])
+def test_what_is_made_to_take_much_is_refused(services, change, refusal):
+    told = json.loads(signed())
+    change(told["verificationMaterial"]["tlogEntries"][0]["inclusionProof"])
+    changed = json.dumps(told, separators=(",", ":")).encode()
+    assert "does not hold" in refusal(lambda: check_signature(changed, b"", DIGESTS, "here"))
+
+
 @pytest.mark.parametrize(("text", "words"), [
     ("", "no identity token"), ("not.a.token", "DecodeError"), (make_token(WHO, lasts=-60), "Signature has expired"),
     (make_token(WHO, audience="another"), "Audience doesn't match"), (None, "cannot be read (FileNotFoundError)"),
