@@ -321,5 +321,7 @@ def test_a_signing_key_goes_to_the_stages_that_sign_alone(tmp_path, monkeypatch)
         monkeypatch.delenv(other, raising=False)
     for stage in ("push_model", "seal_audit"):
         assert signing_files(stage) == {"MED42_SIGNING_KEY": tmp_path / "key.pem"}
+    monkeypatch.setenv("MED42_SIGNING_TOKEN", str(tmp_path / "token"))
+    assert signing_files("seal_audit")["MED42_SIGNING_TOKEN"] == tmp_path / "token"
     for stage in ("preflight", "prepare_source", "decide_release"):
         assert signing_files(stage) == {}

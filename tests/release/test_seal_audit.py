@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 from audit_chain import PAIRS, Chain, make_chain, mixed_rows
-from command import answer, refusal
+from command import BLOCKER, HEAVY, answer, refusal
 from signing import make_certificates, make_key
 from sigstore_server import ISSUER, make_token, sigstore_services
 
@@ -194,6 +194,10 @@ def test_a_release_that_is_signed_without_a_key(tiny, tmp_path, monkeypatch):
                                                           "--issuer", ISSUER, **place)
     assert "half of one" in refusal("audit", "verify", chain.bundle, "--identity", who, **place)
     assert "a signature without a key" in refusal("audit", "verify", chain.bundle, "--key", make_key(tmp_path).with_suffix(".pub"), **place)
+    (tmp_path / "light").mkdir()
+    (tmp_path / "light" / "sitecustomize.py").write_text(BLOCKER.format(names=(*HEAVY, "sigstore")))
+    light = place | {"PYTHONPATH": f"{tmp_path / 'light'}:{place['PYTHONPATH']}"}
+    assert "sigstore: found not installed" in refusal("audit", "verify", chain.bundle, *named, **light)
     with zipfile.ZipFile(chain.bundle) as file:
         assert "signer.pem" not in file.namelist()
         file.extractall(tmp_path / "unpacked")
