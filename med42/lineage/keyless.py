@@ -8,6 +8,7 @@ signature, but it needs to know whom to trust: what the `sigstore` library bring
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,8 +106,7 @@ def check_keyless(signature: bytes, where: object, expected: Identity | None) ->
         Med42Error: it is none, is not in the form in which it was written, or somebody else signed.
     """
     sigstore = _sigstore()
-    trust = _trust_file()
-    config = _trust(trust) if trust else sigstore.models.ClientTrustConfig.production(offline=True)
+    config = _trust(_trust_file())
     try:
         bundle = sigstore.models.Bundle.from_json(signature)
         if bundle.to_json().encode() != signature or any(one.get("keyid") for one in json.loads(signature)["dsseEnvelope"]["signatures"]):
@@ -137,13 +137,17 @@ def _trust_file() -> Path | None:
     return Path(os.environ[TRUST]) if os.environ.get(TRUST) else None
 
 
-def _trust(path: Path) -> Any:
-    """The services of a file, and whom to trust of them."""
+def _trust(path: Path | None) -> Any:
+    """Services, and whom to trust of them: those of a file, or the public ones as the library brings them along."""
+    known = _sigstore().models.ClientTrustConfig
     try:
-        return _sigstore().models.ClientTrustConfig.from_json(path.read_text())
+        if path:
+            return known.from_json(path.read_text())
+        logging.getLogger("sigstore._internal.tuf").setLevel(logging.ERROR)  # it warns that it asks nobody, which is what is wanted
+        return known.production(offline=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Med42Error(path, f"no trust configuration ({type(error).__name__})", "sigstore's ClientTrustConfig, JSON",
-                         "Ask those who run the services for it.") from error
+        raise Med42Error(path or "sigstore's own trust", f"no trust configuration ({type(error).__name__})", "a ClientTrustConfig, JSON",
+                         f"Ask those who run the services for one, and name it in {TRUST}.") from error
 
 
 def _sigstore() -> Any:

@@ -84,9 +84,12 @@ def test_other_services_than_those_that_are_trusted_are_told(services, tmp_path,
     with sigstore_services(tmp_path / "others") as (_, other):
         monkeypatch.setenv(TRUST, str(other))
         assert "does not hold" in refusal(lambda: check_signature(signature, b"", DIGESTS, "here"))
-    monkeypatch.setenv("HOME", str(tmp_path))  # where the library lays down the public services' keys, which it brings along
     monkeypatch.delenv(TRUST)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where the library lays down the public services' keys, which it brings along
     assert "does not hold" in refusal(lambda: check_signature(signature, b"", DIGESTS, "here"))
+    monkeypatch.setenv("HOME", str(tmp_path / "token"))  # which is no folder
+    assert "no trust configuration (NotADirectoryError); expected a ClientTrustConfig, JSON. Ask" in refusal(
+        lambda: check_signature(signature, b"", DIGESTS, "here"))
     monkeypatch.setenv(TRUST, str(tmp_path / "token"))
     assert "found no trust configuration" in refusal(lambda: check_signature(signature, b"", DIGESTS, "here"))
 
