@@ -162,7 +162,7 @@ def _settings(told: Told) -> Iterator[str]:
     for record in told.stages("train_sft", "train_dpo"):
         settings = record.parameters.get("sft") or record.parameters.get("dpo") or {}
         yield f"{record.name}: seed {record.parameters.get('seed')}, " + ", ".join(
-            f"{key} {value}" for key, value in sorted(settings.items()) if not isinstance(value, dict) and value is not None)
+            f"{key} {value}" for key, value in sorted(settings.items()) if not isinstance(value, dict) and value not in (None, ""))
         yield (f"{record.name}: {record.made.processors} x {record.made.machine}, "
                f"{', '.join(record.made.accelerators) or 'no GPU'}; devices asked for: {_words(settings.get('devices', {}))}")
 
