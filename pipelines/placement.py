@@ -13,8 +13,11 @@ from med42.cluster.profile import (
     LAUNCHER,
     NODES_VARIABLE,
     PROFILE_VARIABLE,
+    PUBLIC_KEY_VARIABLE,
+    SIGNING_FOLDER,
     STAGES,
     Profile,
+    Signing,
     Task,
     accelerators,
     asks,
@@ -22,6 +25,7 @@ from med42.cluster.profile import (
     devices_of,
     training_nodes,
 )
+from med42.lineage.signature import SIGNING_STAGES
 from med42.recipe import Recipe
 
 # Argo puts the workflow's id here, which Kubeflow makes the id of the run, as its pages show it.
@@ -58,6 +62,8 @@ def place(task: Any, profile: Profile, recipe: Recipe, images: ImageLock | None,
         asked, gpus = profile.tasks[LAUNCHER], 0
     _ask(task, asked, profile, gpus)
     _run_as_told(task, profile, stage)
+    if recipe.audit.signed is True:
+        _give_key(task, profile.signing, stage)
     # One task prepares all sources in a loop: it needs the network if one of them does.
     worked_on = list(recipe.sources) if stage == "prepare_source" else [str(detail or "")]
     network = any(needs_network(recipe, stage, name, "") for name in worked_on)
@@ -116,3 +122,14 @@ def _run_as_told(task: Any, profile: Profile, stage: str) -> None:
             kubernetes.use_secret_as_env(task, secret.name, {secret.key: secret.seen_as}, optional=True)
     if stage == "preflight":  # which looks whether the cluster is so
         task.set_env_variable(PROFILE_VARIABLE, profile.model_dump_json(exclude_defaults=True))
+
+
+def _give_key(task: Any, signing: Signing, stage: str) -> None:
+    """The signing key as files, for the stages that sign; to preflight its public half, by which it sees that the secret is there."""
+    if stage in SIGNING_STAGES:
+        # A secret that is missing is told by preflight, or by the stage; a pod that waits for it would tell nothing.
+        kubernetes.use_secret_as_volume(task, signing.secret, SIGNING_FOLDER, optional=True)
+        for variable, path in signing.variables.items():
+            task.set_env_variable(variable, path)
+    elif stage == "preflight":
+        kubernetes.use_secret_as_env(task, signing.secret, {signing.public: PUBLIC_KEY_VARIABLE}, optional=True)

@@ -162,7 +162,7 @@ def _settings(told: Told) -> Iterator[str]:
     for record in told.stages("train_sft", "train_dpo"):
         settings = record.parameters.get("sft") or record.parameters.get("dpo") or {}
         yield f"{record.name}: seed {record.parameters.get('seed')}, " + ", ".join(
-            f"{key} {value}" for key, value in sorted(settings.items()) if not isinstance(value, dict) and value is not None)
+            f"{key} {value}" for key, value in sorted(settings.items()) if not isinstance(value, dict) and value not in (None, ""))
         yield (f"{record.name}: {record.made.processors} x {record.made.machine}, "
                f"{', '.join(record.made.accelerators) or 'no GPU'}; devices asked for: {_words(settings.get('devices', {}))}")
 
@@ -221,7 +221,7 @@ def _safety(told: Told) -> Iterator[str]:
                 yield f"{record.name}: {name.replace('_', ' ')}: {_words(value)}"
     for verdict in _verdicts(told):
         if any(word in str(verdict).lower() for word in SAFETY):
-            yield f"gate: {_words(verdict)}"
+            yield f"gate {_judged(verdict)}"
     if not found:
         yield "none: no benchmark of the recipe is about safety"
     yield "these are multiple-choice scores; none covers free text or a clinical setting"
@@ -229,10 +229,15 @@ def _safety(told: Told) -> Iterator[str]:
 
 def _gates(told: Told) -> Iterator[str]:
     if told.decision:
-        for verdict in _verdicts(told):
-            numbers = _words({key: value for key, value in verdict.items() if key != "met"})
-            yield f"{'met' if verdict.get('met') is True else 'NOT MET'}: {numbers}"
+        yield from map(_judged, _verdicts(told))
         yield f"verdict: {'approved' if told.decision.measured.get('approved') is True else 'refused'} ({told.decision.digest[:16]})"
+
+
+def _judged(verdict: dict[str, Any]) -> str:
+    """A verdict by its gate and the reason that it gives; by all that it holds, where it gives none."""
+    outcome = "met" if verdict.get("met") is True else "NOT MET, overridden" if verdict.get("overridden") is True else "NOT MET"
+    rest = {key: value for key, value in verdict.items() if key not in ("met", "overridden")}
+    return f"{outcome}: {verdict['gate']}: {verdict['reason']}" if {"gate", "reason"} <= verdict.keys() else f"{outcome}: {_words(rest)}"
 
 
 def _approved(told: Told) -> Iterator[str]:

@@ -29,12 +29,17 @@ def verify(
     artifacts: Annotated[Path | None, typer.Option(help="Also compare every artifact below this folder.")] = None,
     release: Annotated[Path | None, typer.Option(help="Also compare a published model in this folder.")] = None,
     key: KeyOption = None,
+    identity: Annotated[str, typer.Option(help="Who must have signed it without a key, as sigstore certified them.")] = "",
+    issuer: Annotated[str, typer.Option(help="Of the token by which sigstore knew them.")] = "",
 ) -> None:
     """Check digests, chain, gates, rows and signature of a bundle; exit with 1 where anything is wrong, and name it."""
     from med42.cli.verify import print_verdict
+    from med42.lineage.keyless import Identity
 
     with told_plainly():
-        passed = print_verdict(bundle, artifacts, console(), key, release)
+        if bool(identity) != bool(issuer) or (identity and key):
+            raise Med42Error("--identity", "half of one, or a key besides", "--identity with --issuer, or --key", "Give one of the two.")
+        passed = print_verdict(bundle, artifacts, console(), Identity(identity, issuer) if identity else key, release)
     raise typer.Exit(0 if passed else 1)
 
 

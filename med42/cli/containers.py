@@ -26,14 +26,14 @@ from typing import Any
 from med42.cluster.network import needs_network
 from med42.cluster.profile import Profile, accelerators, amount, asks, devices_of
 from med42.errors import Med42Error
+from med42.lineage.keyless import TOKEN, TRUST
 from med42.lineage.provenance import stages_digest
-from med42.lineage.signature import CERTIFICATE, KEY
+from med42.lineage.signature import CERTIFICATE, KEY, SIGNING_STAGES
 from med42.recipe import Recipe
 
 UID = 10001  # the images' own user
 PIDS = 4096
 PASSED_ON = ("HF_TOKEN", "HF_ENDPOINT", "STORAGE_EMULATOR_HOST", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE")
-SIGNING = ("push_model", "seal_audit")  # the only stages that see a signing key
 
 
 @dataclass
@@ -260,7 +260,7 @@ def make_folders(*folders: Path) -> None:
 
 def signing_files(stage: str) -> dict[str, Path]:
     """The files that a stage signs with, by the variable that names each; none for a stage that signs nothing."""
-    named = {name: os.environ.get(name, "") for name in (KEY, CERTIFICATE)} if stage in SIGNING else {}
+    named = {name: os.environ.get(name, "") for name in (KEY, CERTIFICATE, TOKEN, TRUST)} if stage in SIGNING_STAGES else {}
     return {name: Path(path).absolute() for name, path in named.items() if path}
 
 

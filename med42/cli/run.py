@@ -33,6 +33,7 @@ from med42.cluster.profile import Profile
 from med42.errors import Med42Error
 from med42.lineage.artifact import copy_file
 from med42.lineage.journal import Job, read_journal
+from med42.lineage.signature import find_signer
 from med42.recipe import Recipe, dump_recipe, recipe_digest
 from med42.recipe.derived import stages_of
 
@@ -107,6 +108,8 @@ def run_recipe(recipe: Recipe, where: Where, work: Path, data_root: Path | None,
         "run": place.run,
     }
     _check_arguments(recipe, arguments)
+    if recipe.audit.signed is True and not until:
+        find_signer(True)  # the stages that sign are the last ones
     folders = [place.folder]
     if push_to.startswith("directory:"):
         folders.append(Path(push_to.partition(":")[2]).parent)

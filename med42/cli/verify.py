@@ -12,8 +12,9 @@ from rich.markup import escape
 
 from med42.errors import Med42Error
 from med42.lineage.archive import LARGEST
-from med42.lineage.bundle import SIGNER, Bundle, check_artifacts, check_chain, check_rows, check_signed, unpack
+from med42.lineage.bundle import SIGNATURE, SIGNER, Bundle, check_artifacts, check_chain, check_rows, check_signed, unpack
 from med42.lineage.digest import file_digest, folder_files
+from med42.lineage.keyless import Identity
 from med42.lineage.record import RECORD, read_record
 from med42.lineage.signature import MODEL_SIGNATURE, check_signature
 
@@ -26,39 +27,40 @@ class Verified:
         bundle: the bundle.
         rows: how many rows its sets tell of.
         signed_by: who signed it; empty where nobody did.
-        trusted: the key or roots that the caller gave to compare that with; None for none.
+        trusted: the key, roots or identity that the caller gave to compare that with; None for none.
     """
 
     bundle: Bundle
     rows: int
     signed_by: str
-    trusted: bytes | None
+    trusted: bytes | Identity | None
 
 
-def read_bundle(path: Path, key: Path | None = None) -> Verified:
+def read_bundle(path: Path, expected: Path | Identity | None = None) -> Verified:
     """Read a bundle and check all that one file can tell: digests, chain, gates, rows, signature.
 
     Args:
         path: the file.
-        key: public key, or root certificates, of whoever must have signed it, PEM.
+        expected: who must have signed it: a file with their public key or root certificates, PEM, or their identity.
 
     Raises:
         Med42Error: it is not as it was sealed, not by whom it should be, or not there.
     """
     content = _read(path, "a bundle (*.med42)", LARGEST)
-    trusted = _read(key, "a public key or root certificates, PEM", 1 << 20) if key else None
+    trusted = _read(expected, "a public key or root certificates, PEM", 1 << 20) if isinstance(expected, Path) else expected
     bundle = unpack(content, path)
     check_chain(bundle, path)
     return Verified(bundle, check_rows(bundle, path), check_signed(bundle, path, trusted), trusted)
 
 
-def print_verdict(path: Path, artifacts: Path | None, console: Console, key: Path | None = None, release: Path | None = None) -> bool:
+def print_verdict(path: Path, artifacts: Path | None, console: Console, expected: Path | Identity | None = None,
+                  release: Path | None = None) -> bool:
     """Verify and say so in a few lines; True where nothing is wrong.
 
     Raises:
         Med42Error: the bundle is not as it was sealed.
     """
-    verified = read_bundle(path, key)
+    verified = read_bundle(path, expected)
     bundle = verified.bundle
     problems = check_artifacts(bundle, artifacts) if artifacts else []
     problems += _release_problems(verified, release) if release else []
@@ -82,7 +84,8 @@ def _signed_words(verified: Verified) -> str:
         return "[dim]not signed: whoever could change the file could have made all of it[/]"
     if verified.trusted:
         return f"[bold green]signed[/] by {escape(verified.signed_by)}, as asked"
-    return f"[dim]signed by {escape(verified.signed_by)}; give --key FILE to compare with one that you trust[/]"
+    ask = "--key FILE" if SIGNER in verified.bundle.entries else "--identity and --issuer"
+    return f"[dim]signed by {escape(verified.signed_by)}; give {ask} to compare with one that you trust[/]"
 
 
 def _release_problems(verified: Verified, folder: Path) -> list[str]:
@@ -99,9 +102,9 @@ def _release_problems(verified: Verified, folder: Path) -> list[str]:
                 for name in sorted(expected.keys() | found.keys()) if expected.get(name) != found.get(name)]
     if not record or read_record(folder).digest != pushes[0].measured["record"]:
         problems.append(f"{folder / RECORD}: not the record of the published model")
-    if signature and SIGNER in bundle.entries:
+    if signature and SIGNATURE in bundle.entries:
         try:
-            check_signature((folder / MODEL_SIGNATURE).read_bytes(), bytes(bundle.entries[SIGNER]), found | {RECORD: record},
+            check_signature((folder / MODEL_SIGNATURE).read_bytes(), bytes(bundle.entries.get(SIGNER, b"")), found | {RECORD: record},
                             folder / MODEL_SIGNATURE, verified.trusted)
         except Med42Error as error:
             problems.append(str(error))

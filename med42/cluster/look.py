@@ -13,8 +13,9 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-from med42.cluster.profile import PROFILE_VARIABLE, Profile, Secret, by_trainer, devices_of
+from med42.cluster.profile import PROFILE_VARIABLE, PUBLIC_KEY_VARIABLE, Profile, Secret, Signing, by_trainer, devices_of
 from med42.errors import Med42Error
+from med42.lineage.signature import SIGNING_STAGES, read_key
 from med42.recipe import Recipe
 
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -51,6 +52,8 @@ def checks_on(recipe: Recipe, profile: Profile, pushes: bool, client: Any = None
     for secret in profile.secrets:
         used = pushes if secret.stages == ["push_model"] else True
         yield f"secret {secret.name}", lambda secret=secret, used=used: _secret(secret, used)  # type: ignore[misc]
+    if recipe.audit.signed is True:
+        yield f"secret {profile.signing.secret}", lambda: _signing(profile.signing)
     client = client or connect()
     namespace = namespace or NAMESPACE.read_text().strip()
     yield "clock", lambda: _clock(client)
@@ -127,6 +130,16 @@ def _secret(secret: Secret, used: bool) -> str:
         raise Med42Error(f"secret {secret.name}", f"no such secret, or no key '{secret.key}' in it", f"one for {', '.join(secret.stages)}",
                          f"kubectl create secret generic {secret.name} --from-literal={secret.key}=... (docs/cluster.md)")
     return "not there, and not needed" if not used else "not there; only what is public can be fetched"
+
+
+def _signing(signing: Signing) -> str:
+    if not (public := os.environ.get(PUBLIC_KEY_VARIABLE, "")):
+        files = [name for name in (signing.key, signing.public, signing.certificate) if name]
+        raise Med42Error(f"secret {signing.secret}", f"no such secret, no file '{signing.public}' in it, or a pipeline compiled without",
+                         f"one with {', '.join(files)} for {' and '.join(SIGNING_STAGES)}, as the recipe's audit.signed asks",
+                         f"kubectl create secret generic {signing.secret} {' '.join(f'--from-file={name}' for name in files)}"
+                         ", and compile with audit.signed=true (docs/cluster.md)")
+    return f"there, for {read_key(public.encode(), f'secret {signing.secret}, {signing.public}')}"
 
 
 def _clock(client: Any) -> str:

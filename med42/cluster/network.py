@@ -8,7 +8,7 @@ from med42.recipe.schema import BucketOrigin, HubBase, HubOrigin, ServerSampler
 
 
 def needs_network(recipe: Recipe, stage: str, name: str, push_to: str) -> bool:
-    """Whether a stage fetches from a hub or a bucket, pushes to a hub, asks a server for answers, or keeps checkpoints in a bucket.
+    """Whether a stage fetches from a hub or a bucket, pushes to a hub, asks a server, keeps checkpoints in a bucket or signs by sigstore.
 
     Args:
         recipe: the resolved recipe.
@@ -39,7 +39,9 @@ def needs_network(recipe: Recipe, stage: str, name: str, push_to: str) -> bool:
         case "sample_answers":
             return recipe.dpo.on_policy is not None and isinstance(recipe.dpo.on_policy.sampler, ServerSampler)
         case "push_model":
-            return pushes
+            return pushes or recipe.audit.signed == "sigstore"
+        case "seal_audit":
+            return recipe.audit.signed == "sigstore"
         case "preflight":  # asks whether what the others need is there
             return (
                 pushes or isinstance(recipe.base, HubBase)

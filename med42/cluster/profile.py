@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from med42.errors import Med42Error
+from med42.lineage.signature import CERTIFICATE, KEY
 from med42.recipe.schema import Devices, Frozen, LocalSampler, Name, Positive, Recipe, RewardModel
 
 SHIPPED = Path(__file__).parent / "profiles"
@@ -25,6 +26,8 @@ STAGES: dict[str, Kind] = {
 KINDS = sorted(set(STAGES.values()))
 PROFILE_VARIABLE = "MED42_PROFILE"  # in which preflight finds the profile as JSON
 NODES_VARIABLE = "MED42_NODES"  # in which the launcher of a TrainJob finds `training_nodes` as JSON
+SIGNING_FOLDER = "/med42-signing"  # not below the volume's path
+PUBLIC_KEY_VARIABLE = "MED42_HAS_SIGNING_KEY"  # in which preflight finds the public key of those who sign
 LAUNCHER = "launcher"  # the row of the task that follows a TrainJob, which needs no GPU itself
 
 UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
@@ -115,6 +118,21 @@ class Secret(Frozen):
         return f"MED42_HAS_{self.name.replace('-', '_').replace('.', '_').upper()}"
 
 
+class Signing(Frozen):
+    """A secret whose files the stages that sign find in a folder; the others never see them."""
+
+    secret: ObjectName = "med42-signing"
+    key: str = Field(default="key.pem", description="file with the private key")
+    public: str = Field(default="key.pub", description="file with its public key: by it alone preflight sees that the secret is there")
+    certificate: str | None = Field(default=None, description="file with the key's certificate, and those between it and the root")
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What tells a stage where its files lie."""
+        files = {KEY: self.key} | ({CERTIFICATE: self.certificate} if self.certificate else {})
+        return {variable: f"{SIGNING_FOLDER}/{name}" for variable, name in files.items()}
+
+
 class Images(Frozen):
     """Where images come from."""
 
@@ -149,6 +167,7 @@ class Profile(Frozen):
         default={}, description="by kind of stage or by stage, whose row comes first; 'launcher' follows TrainJobs")
     storage: Storage = Storage()
     secrets: list[Secret] = Field(default=[])
+    signing: Signing = Signing()
     service_account: ObjectName | None = Field(default=None, description="of a run's pods")
     images: Images = Images()
     user: NonNegativeInt | None = Field(default=None, description="uid of a run's pods, in group 0")

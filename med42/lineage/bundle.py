@@ -10,7 +10,7 @@ A bundle is an archive (`med42.lineage.archive`) that any ZIP program opens:
     statements/<name>-<digest8>.<...>.json   in-toto statements: provenance of each artifact, verdicts of each decision
     ml-bom.cdx.json                   CycloneDX bill of materials
     report.html                       the same for people
-    signer.pem, signature.json        where it was signed: by which key, and its signature of all the others
+    signer.pem, signature.json        where it was signed: by which key, and its signature of all the others; keyless: the latter alone
 
 The same records give the same bytes, and no byte is outside what is checked. Entries that were all changed to fit one
 another are caught by a signature of a key that whoever checks knows, not here.
@@ -29,6 +29,7 @@ from med42 import __version__
 from med42.errors import Med42Error
 from med42.lineage.archive import read_archive, write_archive
 from med42.lineage.digest import canonical
+from med42.lineage.keyless import Identity, KeylessSigner
 from med42.lineage.record import (
     ANCESTRY,
     CARRIED,
@@ -91,7 +92,7 @@ class Bundle:
 
 
 def pack(recipe_name: str, recipe: bytes, subject: str, records: dict[str, Record], report: str,
-         more: Mapping[str, bytes] | None = None, signer: Signer | None = None) -> bytes:
+         more: Mapping[str, bytes] | None = None, signer: Signer | KeylessSigner | None = None) -> bytes:
     """The bytes of a bundle.
 
     Args:
@@ -105,7 +106,7 @@ def pack(recipe_name: str, recipe: bytes, subject: str, records: dict[str, Recor
     """
     entries = {RECIPE: recipe, REPORT: report.encode("ascii"), **(more or {})}
     entries |= {f"{RECORDS}{digest}.json": canonical(record.model_dump(mode="json")) for digest, record in records.items()}
-    if signer:
+    if signer and signer.public:
         entries[SIGNER] = signer.public
     entries[INDEX] = canonical({
         "schema": SCHEMA, "version": __version__, "recipe": recipe_name, "recipe_digest": hashlib.sha256(recipe).hexdigest(),
@@ -136,7 +137,7 @@ def unpack(content: bytes | memoryview, where: object) -> Bundle:
         if found != listed.get(name):
             raise Med42Error(f"{where}, {name}", f"sha256 {found[:16]}", f"{str(listed.get(name, 'no such entry'))[:16]}",
                              "The bundle was changed after it was sealed.")
-    if told["schema"] != SCHEMA or told["recipe_digest"] != listed[RECIPE] or (SIGNATURE in entries) != (SIGNER in entries):
+    if told["schema"] != SCHEMA or told["recipe_digest"] != listed[RECIPE] or (SIGNER in entries and SIGNATURE not in entries):
         raise Med42Error(f"{where}, {INDEX}", "an index that does not fit the entries",
                          f"schema {SCHEMA}, the recipe's digest, and a signature beside its signer", "The bundle was changed.")
     if sum(values_in(entries[name]) for name in entries if name.startswith(RECORDS) or name in (RECIPE, BILL)) > MOST_VALUES:
@@ -176,24 +177,25 @@ def _index(entries: Mapping[str, memoryview], where: object) -> tuple[dict[str, 
     return {key: index[key] for key in sorted(keys)}, listed
 
 
-def check_signed(bundle: Bundle, where: object, trusted: bytes | None = None) -> str:
+def check_signed(bundle: Bundle, where: object, trusted: bytes | Identity | None = None) -> str:
     """Who signed a bundle; empty where nobody did.
 
     Args:
         bundle: the bundle.
         where: for errors.
-        trusted: the public key or root certificates of whom it must be signed by, PEM; None for anybody or nobody.
+        trusted: the public key or root certificates of whom it must be signed by, PEM, or their identity; None for anybody or nobody.
 
     Raises:
         Med42Error: the signature is missing but was asked for, by somebody else, or of something else.
     """
     if SIGNATURE not in bundle.entries:
         if trusted is not None:
-            raise Med42Error(f"{where}, {SIGNATURE}", "no signature", "one by the given key",
+            raise Med42Error(f"{where}, {SIGNATURE}", "no signature", "one by the given key or identity",
                              "It was never signed, or that was taken away.")
         return ""
     digests = {**bundle.index["entries"], INDEX: hashlib.sha256(bundle.entries[INDEX]).hexdigest()}
-    return check_signature(bytes(bundle.entries[SIGNATURE]), bytes(bundle.entries[SIGNER]), digests, f"{where}, {SIGNATURE}", trusted)
+    return check_signature(bytes(bundle.entries[SIGNATURE]), bytes(bundle.entries.get(SIGNER, b"")), digests, f"{where}, {SIGNATURE}",
+                           trusted)
 
 
 def check_rows(bundle: Bundle, where: object) -> int:

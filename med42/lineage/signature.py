@@ -2,7 +2,8 @@
 
 Signing is done by the `model_signing` library. Checking one is not, for whoever checks a bundle need install no more
 than this package: it is one DSSE envelope, and the elliptic curves are those of `cryptography`. The library's own
-command accepts what is signed here, on the unpacked bundle as on the published model.
+command accepts what is signed here, on the unpacked bundle as on the published model. `med42.lineage.keyless` has what
+is different where sigstore certifies an identity instead.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from med42.errors import Med42Error
+from med42.lineage.keyless import Identity, KeylessSigner, check_keyless, configure, find_identity, not_signed
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 # Files named by the environment: a key is of the place that signs, and nothing that a recipe, record or log may hold.
 KEY, CERTIFICATE = "MED42_SIGNING_KEY", "MED42_SIGNING_CERTIFICATE"
+SIGNING_STAGES = ("push_model", "seal_audit")  # the only ones that see them
 MODEL_SIGNATURE = "model.sig"  # beside the files of a published model
 LARGEST = 8 << 20
 
@@ -51,8 +54,11 @@ class Signer:
     identity: str
 
 
-def find_signer(needed: bool = False) -> Signer | None:
+def find_signer(signed: bool | Literal["sigstore"] = False) -> Signer | KeylessSigner | None:
     """The signer that the environment names; None where it names none.
+
+    Args:
+        signed: the recipe's `audit.signed`: whether there must be one, or that it must be one without a key.
 
     Raises:
         Med42Error: a file that is not there, no such key, or a certificate for another key; none where one is needed.
@@ -60,8 +66,10 @@ def find_signer(needed: bool = False) -> Signer | None:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
+    if signed == "sigstore":
+        return find_identity()
     if not os.environ.get(KEY):
-        if needed:
+        if signed:
             raise Med42Error(KEY, "no signing key", "the path of one, as the recipe's audit.signed asks",
                              "Give the key to the stages that push and seal, or set audit.signed to false.")
         return None
@@ -87,13 +95,25 @@ def find_signer(needed: bool = False) -> Signer | None:
     return Signer(key, certificate, b"".join(map(_pem, chain)), _name(chain[0]))
 
 
-def sign_folder(folder: Path, signature: Path, signer: Signer) -> None:
-    """Sign every file of a folder but the signature itself."""
+def sign_folder(folder: Path, signature: Path, signer: Signer | KeylessSigner) -> None:
+    """Sign every file of a folder but the signature itself.
+
+    Raises:
+        Med42Error: sigstore's services do not sign, or are not there.
+    """
     from model_signing import hashing, signing
 
     # What a hub adds (.gitattributes) and the signature itself stay outside; links, by which a folder may be laid out, are followed.
     config = signing.Config().set_hashing_config(
         hashing.Config().set_ignored_paths(paths=[signature], ignore_git_paths=True).set_allow_symlinks(True))
+    if isinstance(signer, KeylessSigner):
+        try:
+            configure(config, signer).sign(folder, signature)
+        except Med42Error:
+            raise
+        except Exception as error:  # each service has a client with errors of its own
+            raise not_signed(error, signer) from None
+        return
     if signer.certificate is None:
         config.use_elliptic_key_signer(private_key=signer.key).sign(folder, signature)
         return
@@ -106,7 +126,7 @@ def sign_folder(folder: Path, signature: Path, signer: Signer) -> None:
                                       certificate_chain=[others] if chain[1:] else []).sign(folder, signature)
 
 
-def sign_entries(entries: Mapping[str, bytes], name: str, signer: Signer) -> bytes:
+def sign_entries(entries: Mapping[str, bytes], name: str, signer: Signer | KeylessSigner) -> bytes:
     """A signature of named contents, as of a folder called `name` that holds them."""
     with tempfile.TemporaryDirectory() as scratch:
         folder, signature = Path(scratch, name), Path(scratch, "signature.json")
@@ -117,30 +137,56 @@ def sign_entries(entries: Mapping[str, bytes], name: str, signer: Signer) -> byt
         return signature.read_bytes()
 
 
-def check_signature(signature: bytes, public: bytes, digests: Mapping[str, str], where: object, trusted: bytes | None = None) -> str:
+def check_signature(signature: bytes, public: bytes, digests: Mapping[str, str], where: object,
+                    trusted: bytes | Identity | None = None) -> str:
     """Check a signature of named contents.
 
     Args:
         signature: the sigstore bundle.
-        public: the public key or certificates that lie beside it, PEM.
+        public: the public key or certificates that lie beside it, PEM; empty where it was made without a key.
         digests: SHA-256 of every content that must be signed, by name.
         where: for errors.
-        trusted: the key or the root certificates that whoever checks trusts, PEM; None to take what lies beside it.
+        trusted: the key or the root certificates that whoever checks trusts, PEM, or the identity that they expect; None to take
+            what lies beside it, or any identity that sigstore certified.
 
     Returns:
-        Who signed: a key by its fingerprint, or a certificate's subject.
+        Who signed: a key by its fingerprint, a certificate's subject, or an identity.
 
     Raises:
-        Med42Error: it was not signed by that key, or says something else.
+        Med42Error: it was not signed by that key or identity, or says something else.
     """
+    if len(signature) > LARGEST:
+        raise Med42Error(where, f"a signature of {len(signature):,} bytes", f"at most {LARGEST:,}", "The signature was changed.")
+    if public:
+        if isinstance(trusted, Identity):
+            raise Med42Error(where, "a signature by a key", f"one by {trusted.name} of {trusted.issuer}", "Give --key, if you know it.")
+        payload, signed_by = _check_key(signature, public, where, trusted)
+    else:
+        if isinstance(trusted, bytes):
+            raise Med42Error(where, "a signature without a key, by an identity", "one by the given key", "Give --identity and --issuer.")
+        payload, signed_by = check_keyless(signature, where, trusted)
+    try:
+        statement = json.loads(payload)
+        resources = {one["name"]: one["digest"] for one in statement["predicate"]["resources"] if one["algorithm"] == "sha256"}
+        right = (statement["_type"], statement["predicateType"]) == (_STATEMENT_TYPE, _PREDICATE_TYPE)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Med42Error(where, f"a statement that cannot be read ({type(error).__name__})", "one of every file's digest",
+                         "It was made by another program.") from error
+    differing = sorted(name for name in resources.keys() | digests.keys() if resources.get(name) != digests.get(name))
+    if not right or differing:
+        raise Med42Error(f"{where}, {differing[0] if differing else 'its statement'}", "something else than was signed",
+                         f"what {signed_by} signed", "It was changed, added or taken away after it was signed.")
+    return signed_by
+
+
+def _check_key(signature: bytes, public: bytes, where: object, trusted: bytes | None) -> tuple[bytes, str]:
+    """What was signed by a key, and whose it is."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key, signed_by = _signing_key(public, trusted, where)
     try:
-        if len(signature) > LARGEST:
-            raise ValueError(f"{len(signature):,} bytes")
         envelope = json.loads(signature)["dsseEnvelope"]
         payload = base64.b64decode(envelope["payload"], validate=True)
         raw = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
@@ -148,20 +194,13 @@ def check_signature(signature: bytes, public: bytes, digests: Mapping[str, str],
             raise ValueError("another form, or another key")
         hashed = {256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}[key.curve.key_size]
         key.verify(raw, _encoded(payload), ec.ECDSA(hashed))
-        statement = json.loads(payload)
-        resources = {one["name"]: one["digest"] for one in statement["predicate"]["resources"] if one["algorithm"] == "sha256"}
-        right = (statement["_type"], statement["predicateType"]) == (_STATEMENT_TYPE, _PREDICATE_TYPE)
     except InvalidSignature as error:
         raise Med42Error(where, "a signature that this key did not make", f"one by {signed_by}",
                          "It was signed by somebody else, or changed.") from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, binascii.Error) as error:
         raise Med42Error(where, f"a signature that cannot be read ({type(error).__name__})", "a sigstore bundle as it was signed",
                          "The signature was changed.") from error
-    differing = sorted(name for name in resources.keys() | digests.keys() if resources.get(name) != digests.get(name))
-    if not right or differing:
-        raise Med42Error(f"{where}, {differing[0] if differing else 'its statement'}", "something else than was signed",
-                         f"what {signed_by} signed", "It was changed, added or taken away after it was signed.")
-    return signed_by
+    return payload, signed_by
 
 
 def fingerprint(public: ec.EllipticCurvePublicKey) -> str:
@@ -171,16 +210,30 @@ def fingerprint(public: ec.EllipticCurvePublicKey) -> str:
     return hashlib.sha256(public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)).hexdigest()[:16]
 
 
+def read_key(public: bytes, where: object) -> str:
+    """Whose signatures a public key (PEM) checks, as those tell it: `key` and its fingerprint.
+
+    Raises:
+        Med42Error: it is none that can sign here.
+    """
+    return f"key {fingerprint(_known_key(public, where))}"
+
+
+def _known_key(public: bytes, where: object) -> ec.EllipticCurvePublicKey:
+    from cryptography.hazmat.primitives import serialization
+
+    try:
+        return _of_a_curve(serialization.load_pem_public_key(public))
+    except ValueError as error:
+        raise Med42Error(where, "no key to compare with", "a PEM file with a public key on an elliptic curve", "Check the file.") from error
+
+
 def _signing_key(public: bytes, trusted: bytes | None, where: object) -> tuple[ec.EllipticCurvePublicKey, str]:
     """The key that must have signed, and whose it is."""
     from cryptography.hazmat.primitives import serialization
 
     if trusted is not None and b"CERTIFICATE" not in trusted:
-        try:
-            key = _of_a_curve(serialization.load_pem_public_key(trusted))
-        except ValueError as error:
-            raise Med42Error(where, "no key to compare with", "a PEM file with a public key on an elliptic curve",
-                             "Check the file.") from error
+        key = _known_key(trusted, where)
         return key, f"key {fingerprint(key)}"
     try:
         if b"CERTIFICATE" not in public:

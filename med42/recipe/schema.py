@@ -633,7 +633,9 @@ class Push(Frozen):
 class Audit(Frozen):
     """The audit bundle at the end of a run."""
 
-    signed: bool = Field(default=False, description="refuse to push or seal without a signing key; with one both are signed in any case")
+    signed: bool | Literal["sigstore"] = Field(
+        default=False, description="true: refuse to push or seal without a signing key, with which both are signed in any case; "
+        "sigstore: sign both without a key, by an identity that sigstore certifies")
 
 
 class Limits(Frozen):

@@ -21,6 +21,7 @@ from med42.errors import Med42Error
 from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.digest import folder_files
 from med42.lineage.journal import Job
+from med42.lineage.keyless import KeylessSigner
 from med42.lineage.record import ANCESTRY, CARRIED, RECORD, FileEntry, Record, describe_files, differing_files, read_ancestry, read_record
 from med42.lineage.signature import MODEL_SIGNATURE, Signer, find_signer, sign_folder
 from med42.recipe import Recipe, recipe_digest
@@ -30,7 +31,6 @@ from med42.report import page
 
 CARD = "README.md"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Release:
     model: Path
     record: Record
     card: bytes
-    signer: Signer | None = None
+    signer: Signer | KeylessSigner | None = None
 
     @property
     def files(self) -> dict[str, FileEntry]:

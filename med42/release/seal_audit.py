@@ -8,6 +8,7 @@ from med42.errors import Med42Error
 from med42.lineage import bundle
 from med42.lineage.artifact import Outcome, Plan, produce, stage
 from med42.lineage.journal import Job
+from med42.lineage.keyless import KeylessSigner
 from med42.lineage.ml_bom import ml_bom
 from med42.lineage.record import CARRIED, Record, differing_row_sets, read_ancestry, read_record, row_sets
 from med42.lineage.signature import Signer, find_signer
@@ -35,7 +36,7 @@ def seal_audit(recipe: Recipe, subject: Path, out: Path, job: Job) -> Record:
     return produce(plan, out, job, lambda draft: _seal(recipe, subject, signer, draft))
 
 
-def _seal(recipe: Recipe, subject: Path, signer: Signer | None, draft: Path) -> Outcome:
+def _seal(recipe: Recipe, subject: Path, signer: Signer | KeylessSigner | None, draft: Path) -> Outcome:
     record, ancestry = read_record(subject), read_ancestry(subject)
     if wrong := differing_row_sets(subject, ancestry):
         raise Med42Error(subject / CARRIED / wrong[0], "no row set, or another than its record tells", "those of all that it descends from",

@@ -77,8 +77,8 @@ def test_twenty_questions_have_answers_in_words(made, tmp_path, light):
         6: "mmlu: all 48 rows that are scored", 7: "licence Apache-2.0", 8: "source digests by stage",
         9: "train_sft: seed 0", 10: "train_sft: 2 attempts, 1 steps done again",
         11: "train_dpo-2: starts from train_dpo-1", 12: "protocol", 13: "mmlu: 80.0% (95% interval 66.7% to 88.9%", 14: "toxigen 0.8",
-        15: "met: found 0.8", 16: "no person's approval is recorded", 17: "model.safetensors sha256", 18: "--artifacts", 19: "audit impact",
-        20: "in all",
+        15: "met: average-at-least: average is", 16: "no person's approval is recorded", 17: "model.safetensors sha256",
+        18: "--artifacts", 19: "audit impact", 20: "in all",
     }
     for number, words in expected.items():
         assert words in parts[number - 1], parts[number - 1]

@@ -147,6 +147,13 @@ def test_one_readable_error(tmp_path, arguments, words):
     assert all(word in told for word in words), told
 
 
+def test_a_run_that_could_not_be_signed_is_not_begun(tmp_path):
+    here = {"PYTHONPATH": str(Path(__file__).parents[2]), "MED42_SIGNING_KEY": ""}
+    told = refusal("run", "tiny", "--work", "work", "--set", "audit.signed=true", cwd=tmp_path, **here)
+    assert "MED42_SIGNING_KEY: found no signing key" in told and not (tmp_path / "work").exists()
+    assert "another" in refusal("check", "tiny", "--set", "audit.signed=another", cwd=tmp_path, **here)
+
+
 @pytest.mark.parametrize(("data_root", "words"), [
     ([], "found 1 files to look up; expected a folder to look them up in. Give --data-root DIR."),
     (["--data-root", "absent"], "found no exam.jsonl (sources.exam); expected every file the recipe names."),

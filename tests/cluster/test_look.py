@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 import threading
 from collections.abc import Iterator
 from email.utils import format_datetime
@@ -10,10 +11,11 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from signing import make_key
 
 from med42 import preflight
 from med42.cluster import look
-from med42.cluster.profile import PROFILE_VARIABLE, Profile, load_profile
+from med42.cluster.profile import PROFILE_VARIABLE, PUBLIC_KEY_VARIABLE, Profile, load_profile
 from med42.errors import Med42Error
 from med42.lineage.journal import Job
 from med42.recipe import load_recipe
@@ -152,6 +154,25 @@ def test_a_missing_secret_is_named(client, monkeypatch):
     assert "kubectl create secret generic med42-hub-write --from-literal=token=" in bad(found)["secret med42-hub-write"]
     assert found["secret med42-hub-read"] == "not there; only what is public can be fetched"
     assert bad(looked(client, pushes=False)) == {}
+
+
+def test_a_missing_signing_key_is_named_where_the_recipe_asks_for_one(client, monkeypatch, tmp_path):
+    signs = load_recipe("llama3-70b", ["audit.signed=true"])
+    monkeypatch.delenv(PUBLIC_KEY_VARIABLE, raising=False)
+    told = bad(looked(client, recipe=signs))
+    assert list(told) == ["secret med42-signing"]
+    assert "expected one with key.pem, key.pub for push_model and seal_audit" in told["secret med42-signing"]
+    assert "generic med42-signing --from-file=key.pem --from-file=key.pub" in told["secret med42-signing"]
+    certified = Profile.model_validate(GKE.model_dump() | {"signing": {"certificate": "certificate.pem"}})
+    assert "--from-file=certificate.pem" in bad(looked(client, certified, signs))["secret med42-signing"]
+
+    public = make_key(tmp_path).with_suffix(".pub").read_text()
+    monkeypatch.setenv(PUBLIC_KEY_VARIABLE, public)
+    assert re.fullmatch(r"there, for key [0-9a-f]{16}", str(looked(client, recipe=signs)["secret med42-signing"]))
+    monkeypatch.setenv(PUBLIC_KEY_VARIABLE, "nothing")
+    assert "secret med42-signing, key.pub: found no key" in bad(looked(client, recipe=signs))["secret med42-signing"]
+    for recipe in (PAPER, load_recipe("llama3-70b", ["audit.signed=sigstore"])):
+        assert "secret med42-signing" not in looked(client, recipe=recipe)
 
 
 def test_a_missing_claim_is_named(client, server):

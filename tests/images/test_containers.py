@@ -317,8 +317,11 @@ def test_gpus_memory_and_shared_memory_come_from_recipe_and_profile(containers):
 
 def test_a_signing_key_goes_to_the_stages_that_sign_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("MED42_SIGNING_KEY", str(tmp_path / "key.pem"))
-    monkeypatch.delenv("MED42_SIGNING_CERTIFICATE", raising=False)
+    for other in ("MED42_SIGNING_CERTIFICATE", "MED42_SIGNING_TOKEN", "MED42_SIGSTORE_TRUST"):
+        monkeypatch.delenv(other, raising=False)
     for stage in ("push_model", "seal_audit"):
         assert signing_files(stage) == {"MED42_SIGNING_KEY": tmp_path / "key.pem"}
+    monkeypatch.setenv("MED42_SIGNING_TOKEN", str(tmp_path / "token"))
+    assert signing_files("seal_audit")["MED42_SIGNING_TOKEN"] == tmp_path / "token"
     for stage in ("preflight", "prepare_source", "decide_release"):
         assert signing_files(stage) == {}

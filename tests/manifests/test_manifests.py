@@ -167,6 +167,8 @@ def test_secrets_have_the_names_that_profiles_use(profile):
     shapes = {shape["metadata"]["name"]: shape for shape in check.objects((MANIFESTS / "base" / "secrets.example.yaml").read_text())}
     for secret in load_profile(profile).secrets:
         assert secret.key in shapes[secret.name]["stringData"]
+    signing = load_profile(profile).signing
+    assert {signing.key, signing.public, "certificate.pem"} == shapes[signing.secret]["stringData"].keys()
     if registry := load_profile(profile).images.pull_secret:
         assert shapes[registry]["type"] == "kubernetes.io/dockerconfigjson"
 

@@ -15,6 +15,7 @@ import yaml
 from med42.cli.compile import compile_pipeline, compile_recipe
 from med42.cluster.profile import LAUNCHER, NODES_VARIABLE, PROFILE_VARIABLE, STAGES, Profile, load_profile
 from med42.errors import Med42Error
+from med42.lineage.signature import CERTIFICATE, KEY
 from med42.recipe import dump_recipe, load_recipe, parse_recipe
 from med42.recipe.derived import shape_of
 from pipelines import golden
@@ -466,6 +467,39 @@ def test_tokens_go_to_the_stages_that_need_them_and_nowhere_else(paper):
             expected = {(secret.name, "HF_TOKEN") for secret in GKE.secrets if stage in secret.stages}
         assert given == expected, name
         assert all(secret["optional"] for secret in settings.get("secretAsEnv", []))
+
+
+SIGNED = {"certificate": "certificate.pem"}
+
+
+@pytest.mark.parametrize("signing", [{}, SIGNED, {"secret": "ours", "key": "k", "public": "p"}], ids=["key", "certificate", "named"])
+def test_a_signing_key_lies_in_the_tasks_that_sign_and_nowhere_else(tmp_path, signing):
+    profile = Profile.model_validate(GKE.model_dump() | {"signing": signing})
+    compiled = read(written(tmp_path, "llama3-8b", ["audit.signed=true"], profile))
+    secret, public = profile.signing.secret, profile.signing.public
+    told = {KEY: f"/med42-signing/{profile.signing.key}"} | ({CERTIFICATE: "/med42-signing/certificate.pem"} if signing == SIGNED else {})
+    signs = set()
+    for name, (container, settings) in compiled.executors().items():
+        mounted = [(mount["secretName"], mount["mountPath"], mount["optional"]) for mount in settings.get("secretAsVolume", [])]
+        named = {variable: path for variable, path in environment(container).items() if variable.startswith("MED42_SIGNING")}
+        seen = [entry["secretKey"] for mount in settings.get("secretAsEnv", []) if mount["secretName"] == secret
+                for entry in mount["keyToEnv"]]
+        if stage_of(container) in ("push_model", "seal_audit"):
+            signs.add(stage_of(container))
+            assert (mounted, named, seen) == ([(secret, "/med42-signing", True)], told, []), name
+        else:
+            assert (mounted, named, seen) == ([], {}, [public] if stage_of(container) == "preflight" else []), name
+    assert signs == {"push_model", "seal_audit"}
+
+
+def test_without_a_key_nothing_of_it_is_in_a_pipeline(paper, tmp_path):
+    keyless = read(written(tmp_path, "llama3-8b", ["audit.signed=sigstore"], GKE))
+    for compiled in (paper, keyless):
+        assert not any("secretAsVolume" in settings for _, settings in compiled.executors().values())
+        assert "med42-signing" not in json.dumps(list(compiled.executors().values()))
+    networks = {stage_of(container): settings["podMetadata"]["labels"]["med42.io/network"] for container, settings in
+                keyless.executors().values()}
+    assert (networks["push_model"], networks["seal_audit"], networks["decide_release"]) == ("outside", "outside", "inside")
 
 
 def test_every_task_but_preflight_has_the_volume(paper):

@@ -259,6 +259,44 @@ def test_a_connection_that_drops_in_an_upload_is_mended(made: SimpleNamespace, h
     assert hub.find("acme/tiny")[1]["model.safetensors"] == (made.model / "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("trouble", ["503 at the commit", "a put that drops", "429", "an expired token", "a repository of somebody else"])
+def test_whatever_was_in_the_way_the_hub_gives_the_same_weights(made: SimpleNamespace, hub: Hub, tmp_path: Path, trouble: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    match trouble:
+        case "503 at the commit":
+            hub.fail("commit", 503, times=2)
+        case "a put that drops":
+            hub.fail("upload", 0, times=2)
+        case "429":
+            for step in ("create", "preupload", "lfs", "upload", "commit"):
+                hub.fail(step, 429, times=1)
+        case "an expired token":
+            hub.fail("upload", 401)
+            with pytest.raises(Med42Error, match="no valid token"):
+                push(made, tmp_path / "release")
+            assert not hub.repositories["model", "acme/tiny"].tags and "model.safetensors" not in hub.find("acme/tiny")[1]
+            hub.faults.clear()  # a new one
+        case _:
+            hub.fail("create", 503, times=1)
+            hub.meanwhile["create"] = lambda: hub.add("acme/tiny", {"NOTES.md": b"theirs"}, private=True)
+    record = push(made, tmp_path / "release")
+    [tag] = hub.repositories["model", "acme/tiny"].tags
+    for revision in (tag, "main"):
+        model = AutoModelForCausalLM.from_pretrained("acme/tiny", revision=revision, dtype="auto")
+        assert weights_digest(model) == weights_digest(AutoModelForCausalLM.from_pretrained(made.model, dtype="auto"))
+    sent = hashlib.sha256(hub.find("acme/tiny", revision=tag)[1]["model.safetensors"]).hexdigest()
+    assert sent == record.measured["files"]["model.safetensors"] == file_digest(made.model / "model.safetensors")
+
+
+def weights_digest(model: Any) -> str:
+    """SHA-256 of a model's tensors, by name."""
+    told = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        told.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes())
+    return told.hexdigest()
+
+
 def test_a_commit_whose_answer_is_lost_is_not_made_twice(made: SimpleNamespace, hub: Hub, tmp_path: Path) -> None:
     hub.add("acme/tiny", {"NOTES.md": b"ours"}, private=True)
     hub.meanwhile["commit"] = lambda: hub.meanwhile.update(commit=lambda: setattr(hub, "lost", 1))

@@ -14,12 +14,15 @@ from types import SimpleNamespace
 
 import pytest
 from audit_chain import PAIRS, Chain, make_chain, mixed_rows
+from command import BLOCKER, HEAVY, answer, refusal
 from signing import make_certificates, make_key
+from sigstore_server import ISSUER, make_token, sigstore_services
 
 from med42.errors import Med42Error
 from med42.lineage.bundle import check_artifacts, check_chain, check_rows, unpack
 from med42.lineage.graph import draw, in_order
 from med42.lineage.journal import Job
+from med42.lineage.keyless import TOKEN, TRUST
 from med42.lineage.openlineage import events
 from med42.lineage.record import Record, read_record
 from med42.lineage.scores import wilson
@@ -169,6 +172,41 @@ def test_a_certificate_signs(chain, tmp_path, monkeypatch):
     monkeypatch.setenv(CERTIFICATE, str(certificates))
     record = seal_audit(chain.recipe, chain.folder / "push_model", tmp_path / "seal", Job("test"))
     assert record.measured["signed_by"] == "certificate of CN=Release Team"
+
+
+def test_a_release_that_is_signed_without_a_key(tiny, tmp_path, monkeypatch):
+    """Model and bundle by an identity; the command and the library accept both, and the token is in nothing that is left."""
+    who, out = "release@team.example", tmp_path / "out"
+    out.mkdir()
+    with sigstore_services(tmp_path) as (_, trust):
+        token = make_token(who)
+        (tmp_path / "token").write_text(token)
+        monkeypatch.setenv(TOKEN, str(tmp_path / "token"))
+        monkeypatch.setenv(TRUST, str(trust))
+        chain = make_chain(out, tiny, recipe=load_recipe("tiny", ["audit.signed=sigstore"]))
+    assert chain.seal.measured["signed_by"] == f"{who} of {ISSUER}, by sigstore" == read_record(out / "push_model").measured["signed_by"]
+    place = {"MED42_SIGSTORE_TRUST": str(trust), "PYTHONPATH": str(Path(__file__).parents[2]), "cwd": tmp_path}
+    named = ("--identity", who, "--issuer", ISSUER)
+    told = answer("audit", "verify", chain.bundle, "--release", out / "published", *named, **place)
+    assert f"signed by {who} of {ISSUER}, by sigstore, as asked" in told and "as published" in told
+    assert "give --identity and --issuer to compare" in answer("audit", "verify", chain.bundle, **place)
+    assert "expected one by else@team.example" in refusal("audit", "verify", chain.bundle, "--identity", "else@team.example",
+                                                          "--issuer", ISSUER, **place)
+    assert "half of one" in refusal("audit", "verify", chain.bundle, "--identity", who, **place)
+    assert "a signature without a key" in refusal("audit", "verify", chain.bundle, "--key", make_key(tmp_path).with_suffix(".pub"), **place)
+    (tmp_path / "light").mkdir()
+    (tmp_path / "light" / "sitecustomize.py").write_text(BLOCKER.format(names=(*HEAVY, "sigstore")))
+    light = place | {"PYTHONPATH": f"{tmp_path / 'light'}:{place['PYTHONPATH']}"}
+    assert "sigstore: found not installed" in refusal("audit", "verify", chain.bundle, *named, **light)
+    with zipfile.ZipFile(chain.bundle) as file:
+        assert "signer.pem" not in file.namelist()
+        file.extractall(tmp_path / "unpacked")
+    tool = [Path(sys.executable).with_name("model_signing"), "verify", "sigstore", "--identity", who, "--identity_provider", ISSUER,
+            "--trust_config", trust]
+    for folder, signature in ((tmp_path / "unpacked", "signature.json"), (out / "published", "model.sig")):
+        assert subprocess.run([*tool, folder, "--signature", folder / signature], capture_output=True).returncode == 0
+    for path in [path for path in out.rglob("*") if path.is_file()]:
+        assert token.encode() not in path.read_bytes() and token.split(".")[1].encode() not in path.read_bytes(), path
 
 
 def test_a_recipe_that_asks_for_a_signature_is_not_sealed_without(tiny, tmp_path):
