@@ -37,8 +37,11 @@ $(BIN)/.made: pyproject.toml constraints.txt
 run: $(BIN)/.made
 	$(BIN)/med42 run tiny --work $(WORK)
 
+# Trainings, whole runs and containers have the machine to themselves; the rest shares it, a file at a time.
+ALONE := tests/distributed tests/images tests/runs tests/training
 test: $(BIN)/.made
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(addprefix --ignore=,$(ALONE))
+	$(BIN)/python -m pytest $(ALONE)
 
 lint: $(BIN)/.made
 	$(BIN)/ruff check .
