@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from med42.errors import Med42Error
 from med42.recipe.schema import Evaluation
 
 Item = dict[str, Any]
@@ -33,8 +34,13 @@ def _toxigen(item: Item) -> dict[str, Any]:
     return {"text": item["question"], "toxicity_ai": 5.0 if item["right"] else 1.0, "toxicity_human": 1.0}
 
 
-# By family: lm-eval's task file, and the publisher's columns that it reads.
-STOCK: dict[str, tuple[str, Callable[[Item], dict[str, Any]]]] = {
+def _mmlu(item: Item) -> dict[str, Any]:
+    return {"question": item["question"], "choices": item["options"], "answer": item["right"]}
+
+
+# By family: lm-eval's task file, and the publisher's columns that it reads. One of MMLU's is of one subject.
+FILES: dict[str, tuple[str, Callable[[Item], dict[str, Any]]]] = {
+    "mmlu": ("mmlu/default/mmlu_{subject}.yaml", _mmlu),
     "medmcqa": ("medmcqa/medmcqa.yaml", _medmcqa), "medqa": ("medqa/medqa.yaml", _medqa),
     "pubmedqa": ("pubmedqa/pubmedqa.yaml", _pubmedqa), "toxigen": ("toxigen/toxigen.yaml", _toxigen),
 }
@@ -49,28 +55,52 @@ def stock_scores(evaluation: Evaluation, items: list[Item], harness: Any) -> dic
         harness: the loaded model.
 
     Returns:
-        By benchmark: the task, its version, and the metrics that it names.
+        By benchmark: the task, its version, and the metrics that it names; of several tasks their unweighted means.
+
+    Raises:
+        Med42Error: lm-eval has no task for a subject.
     """
     if not evaluation.stock:
         return {}
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    tasks, names = [], dict[str, list[str]]()
+    for name in evaluation.stock:
+        file, publish = FILES[evaluation.benchmarks[name].family]
+        parts: dict[str, list[Item]] = {}
+        for item in items:
+            if item["benchmark"] == name:
+                parts.setdefault(file.format(subject=item["subject"]), []).append(item)
+        made = [_task(name, path, [publish(item) for item in of_it]) for path, of_it in sorted(parts.items())]
+        names[name] = [task.config.task for task in made]
+        tasks += made
+    told = simple_evaluate(harness, tasks=tasks, bootstrap_iters=0, task_manager=TaskManager(include_defaults=False))
+    return {name: _means(of_it, told) for name, of_it in names.items()}
+
+
+def _task(name: str, file: str, rows: list[dict[str, Any]]) -> Any:
+    """lm-eval's task over our rows, zero-shot: the splits that few-shot examples would come from are taken away."""
     import datasets
     import lm_eval.tasks
-    from lm_eval import simple_evaluate
     from lm_eval.api.task import ConfigurableTask
-    from lm_eval.tasks import TaskManager
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    tasks, names = [], {}
-    for name in evaluation.stock:
-        file, publish = STOCK[evaluation.benchmarks[name].family]
-        config = load_yaml(Path(lm_eval.tasks.__file__).parent / file)
-        table = datasets.Dataset.from_list([publish(item) for item in items if item["benchmark"] == name])
-        names[name] = f"{config['task']} ({name})"
-        tasks.append(ConfigurableTask(config={
-            **config, "task": names[name], "dataset_path": None, "dataset_name": None, "training_split": None, "validation_split": None,
-            "test_split": "test", "custom_dataset": lambda table=table, **_: {"test": table}}))
-    told = simple_evaluate(harness, tasks=tasks, bootstrap_iters=0, task_manager=TaskManager(include_defaults=False))
-    return {name: {"task": task.rpartition(" (")[0], "version": told["versions"].get(task),
-                   **{key.removesuffix(",none"): float(value) for key, value in told["results"][task].items()
-                      if key.endswith(",none") and isinstance(value, (int, float)) and "stderr" not in key}}
-            for name, task in names.items()}
+    path = Path(lm_eval.tasks.__file__).parent / file
+    if not path.is_file():
+        raise Med42Error(f"evaluation.stock: {name}", f"questions for the task {path.stem}", "a task of lm-eval",
+                         "Take it out of evaluation.stock, or the subject out of the benchmark's sites.")
+    table, config = datasets.Dataset.from_list(rows), load_yaml(path)
+    return ConfigurableTask(config={
+        **config, "task": f"{config['task']} ({name})", "dataset_path": None, "dataset_name": None, "training_split": None,
+        "validation_split": None, "fewshot_split": None, "fewshot_config": None, "test_split": "test", "num_fewshot": 0,
+        "custom_dataset": lambda **_: {"test": table}})
+
+
+def _means(tasks: list[str], told: dict[str, Any]) -> dict[str, Any]:
+    """What some tasks tell, as of one."""
+    first, found = tasks[0], [told["results"][task] for task in tasks]
+    metrics = [key for key, value in found[0].items() if key.endswith(",none") and isinstance(value, int | float) and "stderr" not in key]
+    called = first.rpartition(" (")[0] if len(tasks) == 1 else f"mmlu, {len(tasks)} subjects"
+    return {"task": called, "version": told["versions"].get(first),
+            **{key.removesuffix(",none"): sum(float(one[key]) for one in found) / len(found) for key in metrics}}
