@@ -27,7 +27,7 @@ from med42.errors import Med42Error
 from med42.evaluation.answers import all_answers
 from med42.evaluation.chain_of_thought import generative_scores
 from med42.evaluation.protocol import task_config, task_file
-from med42.evaluation.stock import stock_scores
+from med42.evaluation.stock import stock_parts, stock_scores
 from med42.lineage.journal import Job, read_job, write_job
 from med42.recipe import Recipe
 from med42.recipe.schema import Evaluation
@@ -75,7 +75,8 @@ def score_items(recipe: Recipe, label: str, model: Path, benchmarks: Path, answe
     Raises:
         Med42Error: what ended the first process that failed; the server is away, holds other weights, or does not answer well.
     """
-    clock = time.monotonic()
+    clock, items = time.monotonic(), list(read_shards(benchmarks))
+    stock = stock_parts(recipe.evaluation, items)
     with tempfile.TemporaryDirectory() as scratch:
         kept, processes = answered or Path(scratch) / "answers.jsonl", recipe.evaluation.processes
         if processes > 1:
@@ -87,14 +88,13 @@ def score_items(recipe: Recipe, label: str, model: Path, benchmarks: Path, answe
                 raise _first_failure(Path(scratch)) or Med42Error(
                     f"{processes} processes of {MODULE}", f"exit status {status}, and no word of why", "0",
                     "Killed from outside, or out of memory: look at the log above, lower evaluation.tokens or evaluation.processes.")
-        items = list(read_shards(benchmarks))
         samples, harness, server = ask(recipe, label, model, items, kept, tell)
         seconds, count = time.monotonic() - clock, sum(map(len, samples.values()))
         observed = {"score_seconds": round(seconds, 2), "questions_a_second": round(count / seconds, 2), "tokens_read": harness.tokens_read,
                     "batches_from_before": harness.found}
         asked = Asked(samples, harness.tokenizer, harness.cut, observed, server=server)
         harness.tell = None  # what follows is none of the questions that were counted
-        beside = {"stock": stock_scores(recipe.evaluation, items, harness),
+        beside = {"stock": stock_scores(recipe.evaluation, stock, harness),
                   "generative": generative_scores(recipe.evaluation, items, harness)}
         return dataclasses.replace(asked, beside=beside)
 

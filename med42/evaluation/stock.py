@@ -7,6 +7,7 @@ decide nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,51 +47,60 @@ FILES: dict[str, tuple[str, Callable[[Item], dict[str, Any]]]] = {
 }
 
 
-def stock_scores(evaluation: Evaluation, items: list[Item], harness: Any) -> dict[str, dict[str, Any]]:
-    """What lm-eval's own tasks say of the recipe's `evaluation.stock`.
+Parts = dict[str, dict[Path, list[Item]]]
 
-    Args:
-        evaluation: the recipe's.
-        items: the questions of all benchmarks.
-        harness: the loaded model.
 
-    Returns:
-        By benchmark: the task, its version, and the metrics that it names; of several tasks their unweighted means.
+def stock_parts(evaluation: Evaluation, items: list[Item]) -> Parts:
+    """The questions of the recipe's `evaluation.stock`, by benchmark and by the task file of lm-eval that asks them.
 
     Raises:
         Med42Error: lm-eval has no task for a subject.
     """
-    if not evaluation.stock:
+    harness = find_spec("lm_eval")  # not imported: what it stands on reads the environment once
+    assert harness is not None and harness.origin is not None
+    parts: Parts = {}
+    for name in evaluation.stock:
+        file, _ = FILES[evaluation.benchmarks[name].family]
+        of_it = parts.setdefault(name, {})
+        for item in (item for item in items if item["benchmark"] == name):
+            path = Path(harness.origin).parent / "tasks" / file.format(subject=item["subject"])
+            if path not in of_it and not path.is_file():
+                raise Med42Error(f"evaluation.stock: {name}", f"questions on '{item['subject']}'", "a subject that lm-eval has a task for",
+                                 "Leave it out of evaluation.stock, or the subject out of the benchmark's sites.")
+            of_it.setdefault(path, []).append(item)
+    return parts
+
+
+def stock_scores(evaluation: Evaluation, parts: Parts, harness: Any) -> dict[str, dict[str, Any]]:
+    """What lm-eval's own tasks say.
+
+    Args:
+        evaluation: the recipe's.
+        parts: the questions.
+        harness: the loaded model.
+
+    Returns:
+        By benchmark: the task, its version, and the metrics that it names; of several tasks their unweighted means.
+    """
+    if not parts:
         return {}
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    tasks, names = [], dict[str, list[str]]()
-    for name in evaluation.stock:
-        file, publish = FILES[evaluation.benchmarks[name].family]
-        parts: dict[str, list[Item]] = {}
-        for item in items:
-            if item["benchmark"] == name:
-                parts.setdefault(file.format(subject=item["subject"]), []).append(item)
-        made = [_task(name, path, [publish(item) for item in of_it]) for path, of_it in sorted(parts.items())]
-        names[name] = [task.config.task for task in made]
-        tasks += made
-    told = simple_evaluate(harness, tasks=tasks, bootstrap_iters=0, task_manager=TaskManager(include_defaults=False))
-    return {name: _means(of_it, told) for name, of_it in names.items()}
+    tasks = {name: [_task(name, path, FILES[evaluation.benchmarks[name].family][1], items) for path, items in sorted(of_it.items())]
+             for name, of_it in parts.items()}
+    told = simple_evaluate(harness, tasks=[task for of_it in tasks.values() for task in of_it], bootstrap_iters=0,
+                           task_manager=TaskManager(include_defaults=False))
+    return {name: _means([task.config.task for task in of_it], told) for name, of_it in tasks.items()}
 
 
-def _task(name: str, file: str, rows: list[dict[str, Any]]) -> Any:
+def _task(name: str, path: Path, publish: Callable[[Item], dict[str, Any]], items: list[Item]) -> Any:
     """lm-eval's task over our rows, zero-shot: the splits that few-shot examples would come from are taken away."""
     import datasets
-    import lm_eval.tasks
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    path = Path(lm_eval.tasks.__file__).parent / file
-    if not path.is_file():
-        raise Med42Error(f"evaluation.stock: {name}", f"questions for the task {path.stem}", "a task of lm-eval",
-                         "Take it out of evaluation.stock, or the subject out of the benchmark's sites.")
-    table, config = datasets.Dataset.from_list(rows), load_yaml(path)
+    table, config = datasets.Dataset.from_list([publish(item) for item in items]), load_yaml(path)
     return ConfigurableTask(config={
         **config, "task": f"{config['task']} ({name})", "dataset_path": None, "dataset_name": None, "training_split": None,
         "validation_split": None, "fewshot_split": None, "fewshot_config": None, "test_split": "test", "num_fewshot": 0,

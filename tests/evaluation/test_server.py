@@ -205,7 +205,7 @@ def test_a_server_that_reads_less_than_a_question_has(prepared, server, tmp_path
 
 
 def test_other_protocols_by_a_server(prepared, server, tmp_path):
-    settings = ("evaluation.stock=[mmlu, medqa]", "evaluation.generative=[medqa]", "evaluation.generative_tokens=4")
+    settings = ("evaluation.stock=[pubmedqa, medqa]", "evaluation.generative=[medqa]", "evaluation.generative_tokens=4")
     score(prepared, tmp_path / "plain", *settings)
     score(prepared, tmp_path / "served", key(server), *settings)
     plain, served = (json.loads((tmp_path / name / "scores.json").read_text()) for name in ("plain", "served"))
