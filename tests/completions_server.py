@@ -24,7 +24,8 @@ class CompletionsServer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
-                listed = [{"id": name, "object": "model"} | ({"max_model_len": server.reads} if server.reads else {}) for name in server.models]
+                length = {"max_model_len": server.reads} if server.reads else {}
+                listed = [{"id": name, "object": "model", **length} for name in server.models]
                 server._send(self, 200, json.dumps({"object": "list", "data": listed}).encode())
 
             def do_POST(self):

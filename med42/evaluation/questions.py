@@ -1,4 +1,4 @@
-"""Requests for log-likelihoods, put together by question, scored batch by batch, and kept so that a kill loses one batch at most."""
+"""Requests put together by question, answered batch by batch, and kept so that a kill loses one batch at most."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def batches_of(questions: Sequence[Question], budget: int) -> list[list[Question
 
 
 class Answered:
-    """What was scored, batch by batch in a file, so that a killed evaluation goes on where it was.
+    """What was scored or written, batch by batch in a file, so that a killed evaluation goes on where it was.
 
     Batches are the same for the same questions, and one that is not there whole is read again: an evaluation that was killed
     comes to the same bits. A last line that is torn counts as not there.
@@ -112,7 +112,7 @@ class Answered:
             number: of this process.
         """
         self._path = path.with_name(f"{path.stem}-{number}{path.suffix}") if path and number else path
-        self._found: dict[str, list[list[Answer]]] = {}
+        self._found: dict[str, Any] = {}
         for file in sorted(path.parent.glob(f"{path.stem}*{path.suffix}")) if path else ():
             content = file.read_bytes()
             whole = content[: content.rfind(b"\n") + 1]
@@ -120,16 +120,16 @@ class Answered:
                 file.write_bytes(whole)
             for line in whole.splitlines():
                 told = json.loads(line)
-                self._found[told["batch"]] = [[(float(value), bool(greedy)) for value, greedy in answers] for answers in told["answers"]]
+                self._found[told["batch"]] = told["answers"]
 
     def __len__(self) -> int:
         return len(self._found)
 
-    def get(self, key: str) -> list[list[Answer]] | None:
-        """The answers of a batch, by question; None where it was not scored."""
+    def get(self, key: str) -> Any:
+        """The answers of a batch, as they were added to JSON; None where there are none."""
         return self._found.get(key)
 
-    def add(self, key: str, answers: list[list[Answer]]) -> None:
+    def add(self, key: str, answers: Any) -> None:
         """Keep a batch's answers, on the disk before this returns."""
         if self._path:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,12 +153,14 @@ class ByQuestion:
         found: batches that were there already.
         cut: questions longer than the model reads, whose prompt's beginning is cut off, as lm-eval does.
         longest: tokens of prompt and answer that the model reads.
+        written_at_once: prompts that the model writes an answer to at once.
     """
 
     tokenizer: Any
     tok_encode: Callable[..., Any]
     cache_hook: Any
     longest: int
+    written_at_once: int
 
     def begin(self, budget: int, answered: Answered | None, tell: Callable[[int, int], None] | None,
               part: tuple[int, int] = (0, 1)) -> None:
@@ -198,12 +200,14 @@ class ByQuestion:
         questions = questions_of(requests)
         batches, done = batches_of(questions, self.budget), 0
         for number, batch in enumerate(batches):
-            key = hashlib.sha256(json.dumps([(question.prompt, question.answers) for question in batch]).encode()).hexdigest()
+            key = _key([(question.prompt, question.answers) for question in batch])
             scored = self.answered.get(key)
             self.found += scored is not None
-            if scored is None and number % self.part[1] != self.part[0]:
+            if scored is not None:
+                scored = [[(float(value), bool(greedy)) for value, greedy in answers] for answers in scored]
+            elif number % self.part[1] != self.part[0]:
                 scored = [[(0.0, False)] * len(question.answers) for question in batch]
-            elif scored is None:
+            else:
                 scored = self.score_batch(batch)
                 self.answered.add(key, scored)
             for question, answers in zip(batch, scored, strict=True):
@@ -216,3 +220,22 @@ class ByQuestion:
             if self.tell:
                 self.tell(done, len(questions))
         return [answer for answer in told if answer is not None]
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Let the model write, the longest prompts first, as many at once as lm-eval's class takes; in the requests' order."""
+        order = sorted(range(len(requests)), key=lambda place: (-len(requests[place].args[0]), requests[place].args[0]))
+        told, size = [""] * len(requests), self.written_at_once
+        for first in range(0, len(order), size):
+            batch = [requests[place] for place in order[first : first + size]]
+            key = _key([request.args for request in batch])
+            texts = self.answered.get(key)
+            if texts is None:
+                texts = super().generate_until(batch, disable_tqdm=True)  # type: ignore[misc]
+                self.answered.add(key, texts)
+            for place, text in zip(order[first : first + size], texts, strict=True):
+                told[place] = text
+        return told
+
+
+def _key(asked: Any) -> str:
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

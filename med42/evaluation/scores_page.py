@@ -60,8 +60,8 @@ def _server(told: dict[str, Any]) -> list[Markup]:
     words = f"Answered by the server {server['url']}, which calls the model {server['model']}. "
     if not server["checked"]:
         return [page.paragraph(f"{words}That it holds this model was not checked.", "bad")]
-    return [page.paragraph(f"{words}On {server['checked']} questions the model's own weights said the same within {server['apart']:.2g} nats "
-                           f"a token, and {server['largest']:.2g} nats in the worst answer.", "note")]
+    return [page.paragraph(f"{words}On {server['checked']} questions the model's own weights said the same within "
+                           f"{server['apart']:.2g} nats a token, and {server['largest']:.2g} nats in the worst answer.", "note")]
 
 
 def _history(scores: Scores, told: dict[str, Any], names: list[str]) -> list[Markup]:

@@ -59,6 +59,7 @@ class ServerLM(ByQuestion, LocalCompletionsAPI):
         self.limit = min(self.reads, said[self.served] or self.reads)
         super().__init__(model=self.served, base_url=f"{self.url}/completions", tokenizer=str(folder), tokenizer_backend="huggingface",
                          tokenized_requests=True, batch_size=server.at_once, max_length=self.limit, max_retries=1)
+        self.written_at_once = server.at_once
         self.longest = self.max_length  # a token less than the limit: one more is always written
         self.begin(budget, answered, tell)
 

@@ -24,6 +24,8 @@ from lm_eval.models.huggingface import HFLM
 from med42.errors import Med42Error
 from med42.evaluation.questions import Answer, Answered, ByQuestion, Question, Row
 
+WRITTEN_AT_ONCE = 8  # prompts
+
 
 class SharedPrefixLM(ByQuestion, HFLM):
     """lm-eval's HF model with log-likelihoods by question, equal to its own up to rounding.
@@ -51,7 +53,8 @@ class SharedPrefixLM(ByQuestion, HFLM):
         if attention != "sdpa" or layers - {"full_attention"}:
             raise Med42Error("model", f"attention by {attention}{', '.join(['', *sorted(layers)])}",
                              "full attention by sdpa, which takes a mask for each row", "Load the model with attn_implementation='sdpa'.")
-        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=8, device=device)
+        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=WRITTEN_AT_ONCE, device=device)
+        self.written_at_once = WRITTEN_AT_ONCE
         self.longest = self.max_length + 1  # an answer's last token is only predicted
         self.begin(budget, answered, tell, part)
 

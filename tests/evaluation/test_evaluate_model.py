@@ -469,6 +469,30 @@ def test_answers_in_writing_by_key(prepared, tmp_path, refusal, monkeypatch):
     assert "generative: 'usmle' is not one of" in refusal(lambda: load_recipe("tiny", ["evaluation.generative=[usmle]"]))
 
 
+def test_what_was_written_before_a_kill_is_not_written_again(prepared, tmp_path, monkeypatch):
+    from lm_eval.models.huggingface import HFLM
+
+    settings = ("evaluation.generative=[medqa, medmcqa]", "evaluation.generative_tokens=6")
+    score(prepared, tmp_path / "whole", *settings)
+    write, job, asked = HFLM.generate_until, Job("test", tmp_path / "store"), list[int]()
+
+    def ends_at(number: int) -> Any:
+        def writes(self, requests, disable_tqdm=False):
+            if len(asked) == number:
+                raise KeyboardInterrupt
+            asked.append(len(requests))
+            return write(self, requests, disable_tqdm)
+        return writes
+
+    monkeypatch.setattr(HFLM, "generate_until", ends_at(1))
+    with pytest.raises(KeyboardInterrupt):
+        score(prepared, tmp_path / "out", *settings, job=job)
+    monkeypatch.setattr(HFLM, "generate_until", ends_at(99))
+    score(prepared, tmp_path / "out", *settings, job=job)
+    assert asked == [8, 4]  # of twelve questions, eight at once
+    assert (tmp_path / "out" / "scores.json").read_bytes() == (tmp_path / "whole" / "scores.json").read_bytes()
+
+
 def test_metrics_of_lm_evals_command():
     doc = {"options": ["a", "bbbb"], "lettered": True, "right": 1, "answers": ["A. a", "B. bbbb", "a", "bbbb", "A", "B"]}
     told = metrics(doc, [(-1.0, True), (-2.0, False), (-3.0, False), (-4.0, False), (-2.0, False), (-1.0, True)])

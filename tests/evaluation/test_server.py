@@ -168,9 +168,8 @@ def test_a_server_that_is_away(prepared, tmp_path, refusal):
     assert "/v1/models: found no good answer in 2 attempts" in told and "Connection refused" in told
 
 
-@pytest.mark.parametrize("mood", ["429", "503", "closes", "junk", "few", "bare", "short", "null", "nan"])
-def test_trouble_that_passes_changes_no_score(mood, prepared, in_process, server, tmp_path):
-    server.behaviour = ["well", mood, mood, "well", mood]
+def test_trouble_that_passes_changes_no_score(prepared, in_process, server, tmp_path):
+    server.behaviour = ["well", "429", "503", "closes", "well", "junk", "few", "bare", "well", "short", "null", "nan"]
     score(prepared, tmp_path / "out", key(server))
     apart = [abs(one - other) for one, other in zip(likelihoods(tmp_path / "out"), likelihoods(in_process), strict=True)]
     assert max(apart) < TOLERANCE
