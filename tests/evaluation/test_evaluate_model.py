@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
+import yaml
 
 from med42.data.shards import read_shards
 from med42.evaluation.answers import all_answers, answers, lengths, metrics, preferred
@@ -149,6 +150,27 @@ def test_the_page_has_what_people_look_for(scored):
         assert f"<h2>{heading}" in page
     assert "Which of these is" in page or "A patient takes" in page or "Regarding" in page  # the text of a wrong item
     assert "<script" not in page
+
+
+def test_card_and_bundle_tell_the_pages_intervals(prepared, scored):
+    """MMLU's is a bootstrap within subjects: Wilson's of all its questions together would be another."""
+    from med42.lineage.scores import scores_of, wilson
+    from med42.release.model_card import model_card
+
+    record, written = read_record(scored), read_scores(scored)
+    ancestry = {one.digest: one for one in (record, read_record(prepared.benchmarks))}
+    told = {one.name: one for one in scores_of(record, ancestry)}
+    for name, one in told.items():
+        interval = written.score("base", name)
+        assert (one.value, one.low, one.high, one.items) == (interval.value, interval.low, interval.high, 6)
+    assert (told["mmlu"].low, told["mmlu"].high) != pytest.approx(wilson(told["mmlu"].value, 6))
+    card, average = model_card(prepared.recipe, read_record(prepared.model), ancestry), written.score("base", "average")
+    assert f"| mmlu | {told['mmlu'].value:.4f} | {told['mmlu'].low:.4f} to {told['mmlu'].high:.4f} | 6 |" in card
+    assert f"| **average** | {average.value:.4f} | {average.low:.4f} to {average.high:.4f} |" in card
+    [model] = yaml.safe_load(card.split("---")[1])["model-index"]
+    [mmlu] = [result["metrics"][0]["args"] for result in model["results"] if result["dataset"]["name"] == "mmlu"]
+    assert mmlu == {"items": 6, "low_95": round(told["mmlu"].low, 6), "high_95": round(told["mmlu"].high, 6)}
+    assert f"{told['mmlu'].low * 100:.1f}, {told['mmlu'].high * 100:.1f}]" in (scored / "page.html").read_text()
 
 
 # --- from model to model --------------------------------------------------------------------------
