@@ -297,8 +297,8 @@ def test_a_failure_of_one_of_several_processes_is_told_as_it_was_there(prepared,
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux's prctl")
 def test_processes_end_with_the_stage_that_started_them(prepared, tmp_path):
-    """Left behind, they would write into the next attempt's answers."""
-    settings = [*SHORT, "evaluation.tokens=1", "evaluation.processes=2", "evaluation.limit=48"]
+    """Left behind, they would write into the next attempt's answers. Here they are halted first, so that they cannot end by themselves."""
+    settings = [*SHORT, "evaluation.tokens=1", "evaluation.processes=2"]
     command = [sys.executable, "-c", PROGRAM, prepared.folder, tmp_path / "out", tmp_path / "store", *settings]
     stage = subprocess.Popen(list(map(str, command)), env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
 
@@ -316,13 +316,18 @@ def test_processes_end_with_the_stage_that_started_them(prepared, tmp_path):
     until = time.monotonic() + 120
     while stage.poll() is None and not list((tmp_path / "store").glob("evaluations/*.jsonl")) and time.monotonic() < until:
         time.sleep(0.02)
-    assert len(workers()) == 3  # torchrun and its two
+    halted = workers()
+    for process in halted:
+        os.kill(process, signal.SIGSTOP)
     stage.send_signal(signal.SIGKILL)
     stage.wait(30)
     until = time.monotonic() + 20
     while workers() and time.monotonic() < until:
         time.sleep(0.05)
-    assert not workers()
+    left = workers()
+    for process in left:
+        os.kill(process, signal.SIGKILL)
+    assert (len(halted), left) == (3, [])  # torchrun and its two
 
 
 # --- the task files -------------------------------------------------------------------------------

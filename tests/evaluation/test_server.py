@@ -23,6 +23,7 @@ from med42.lineage.artifact import Outcome, Plan, produce
 from med42.lineage.journal import Job
 from med42.lineage.record import read_record
 from med42.recipe import load_recipe
+from med42.recipe.schema import ServerScorer
 
 TOLERANCE = 5e-4  # of a sum of log-probabilities in fp32, as in process
 SHORT = ["evaluation.limit=3", "evaluation.threads=1"]
@@ -209,6 +210,29 @@ def test_other_protocols_by_a_server(prepared, server, tmp_path):
     score(prepared, tmp_path / "served", key(server), *settings)
     plain, served = (json.loads((tmp_path / name / "scores.json").read_text()) for name in ("plain", "served"))
     assert served["stock"] == plain["stock"] and served["generative"] == plain["generative"]
+
+
+def test_texts_become_the_tokens_that_lm_evals_hf_model_makes(prepared, server, tmp_path):
+    """Of a tokenizer that begins every text with its first control token, as Llama's does; what begins with it gets no second one."""
+    from lm_eval.models.huggingface import HFLM
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from med42.data.chat import BEGIN
+    from med42.evaluation.server import ServerLM
+
+    folder = shutil.copytree(prepared.model, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    first = tokenizer.convert_tokens_to_ids(BEGIN)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{BEGIN} $A", special_tokens=[(BEGIN, first)])
+    tokenizer.save_pretrained(folder)
+    ours = ServerLM(ServerScorer(url=server.url, model="clinical-{label}"), "base", folder, 512)
+    peer = HFLM(pretrained=AutoModelForCausalLM.from_pretrained(folder), tokenizer=AutoTokenizer.from_pretrained(folder), device="cpu")
+    texts = ["Which drug is it?\nAnswer:", f"{BEGIN}Which drug is it?"]
+    for text in texts:
+        assert ours.tok_encode(text) == peer.tok_encode(text)
+        assert ours.tok_encode(text).count(first) == 1
+    assert ours.tok_encode(tuple(texts)) == [peer.tok_encode(text) for text in texts]
 
 
 PROGRAM = """
