@@ -99,7 +99,7 @@ def requests_of(shape: Shape) -> list[Request]:
 
 def token_ratio(requests: list[Request]) -> float:
     """Tokens that lm-eval reads, without padding, over those that a shared prompt leaves; the last one of an answer is read by neither."""
-    from med42.evaluation.shared_prefix import questions_of
+    from med42.evaluation.questions import questions_of
 
     shared = sum(len(question.row.tokens) for question in questions_of(requests))
     return sum(len(prompt) + len(answer) - 1 for _, prompt, answer in requests) / shared

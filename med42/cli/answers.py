@@ -201,7 +201,7 @@ def _protocol(told: Told) -> Iterator[str]:
 def _scores(told: Told) -> Iterator[str]:
     if told.decision:
         for one in scored(told.decision, told.bundle.records):
-            interval = f" (95% interval {one.low:.1%} to {one.high:.1%}, Wilson, of {one.items:,})" if one.items else ""
+            interval = f" (95% interval {one.low:.1%} to {one.high:.1%}, of {one.items:,} questions)" if one.items else ""
             yield f"{one.name}: {one.value:.1%}{interval}"
         scores = told.bundle.records.get(told.decision.inputs.get("scores", ""))
         if scores and isinstance(scores.measured.get("average"), (int, float)):

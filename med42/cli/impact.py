@@ -130,7 +130,7 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
     found["pack_data"] = Stage([seed, recipe.pack.model_dump(mode="json", exclude={"expected_tokens_per_row"})], "data",
                                ("mix_data", "prepare_base"))
     found["train_sft"] = Stage([seed, recipe.sft.model_dump(mode="json")], "training", ("prepare_base", "pack_data"))
-    protocol = evaluation.model_dump(mode="json", exclude={"benchmarks", "every_round", "limit", "processes"})
+    protocol = evaluation.of_scores()
     scored = ""
 
     def score(label: str, model: str) -> None:

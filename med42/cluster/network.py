@@ -8,7 +8,7 @@ from med42.recipe.schema import BucketOrigin, HubBase, HubOrigin, ServerSampler
 
 
 def needs_network(recipe: Recipe, stage: str, name: str, push_to: str) -> bool:
-    """Whether a stage fetches from a hub or a bucket, pushes to a hub, asks a server, keeps checkpoints in a bucket or signs by sigstore.
+    """Whether a stage fetches from a hub or a bucket, pushes, asks a server of completions, keeps checkpoints afar or signs by sigstore.
 
     Args:
         recipe: the resolved recipe.
@@ -38,6 +38,8 @@ def needs_network(recipe: Recipe, stage: str, name: str, push_to: str) -> bool:
             return bool(settings.checkpoint_bucket and settings.checkpoint_every)
         case "sample_answers":
             return recipe.dpo.on_policy is not None and isinstance(recipe.dpo.on_policy.sampler, ServerSampler)
+        case "evaluate_model":
+            return recipe.evaluation.server is not None
         case "push_model":
             return pushes or recipe.audit.signed == "sigstore"
         case "seal_audit":

@@ -55,22 +55,23 @@ def evaluate_model(recipe: Recipe, label: str, model: Path, benchmarks: Path, ea
         Med42Error: a log-likelihood that is not finite, a tokenizer that merges prompt and answer, or earlier scores under another
             protocol.
     """
-    settings = recipe.evaluation.model_dump(mode="json", exclude={"benchmarks", "every_round", "limit", "processes"})
+    settings = recipe.evaluation.of_scores()
     inputs = {"model": model, "benchmarks": benchmarks} | ({"earlier": earlier} if earlier else {})
     plan = Plan("evaluate_model", "scores", {"label": label, "evaluation": settings}, inputs, "evaluation", PACKAGES,
                 name=f"evaluate_model-{label}")
     lock = protocol(recipe.evaluation, read_record(benchmarks), read_shards(benchmarks), model)
-    answered = _answered(recipe, model, lock, job)
+    answered = _answered(recipe, label, model, lock, job)
     record = produce(plan, out, job, lambda draft: _evaluate(recipe, label, model, benchmarks, lock, earlier, answered, draft, job))
     for path in answered.parent.glob(f"{answered.stem}*") if answered else ():
         path.unlink()
     return record
 
 
-def _answered(recipe: Recipe, model: Path, lock: dict[str, Any], job: Job) -> Path | None:
+def _answered(recipe: Recipe, label: str, model: Path, lock: dict[str, Any], job: Job) -> Path | None:
     """Where answers are kept while they come: by all that decides them."""
-    evaluation = recipe.evaluation
-    identity = {"model": read_record(model).digest, "lock": lock, "forms": evaluation.forms, "tokens": evaluation.tokens}
+    evaluation, server = recipe.evaluation, recipe.evaluation.server
+    identity = {"model": read_record(model).digest, "lock": lock, "forms": evaluation.forms, "tokens": evaluation.tokens,
+                "server": [server.url, server.model, label] if server else None}
     return job.store / "evaluations" / f"{value_digest(identity)[:24]}.jsonl" if job.store else None
 
 
@@ -81,7 +82,7 @@ def _evaluate(recipe: Recipe, label: str, model: Path, benchmarks: Path, lock: d
         refuse_other_protocol(lock, read_scores(earlier).lock, earlier)
         history = json.loads((earlier / SCORES).read_text())["history"]
     progress = Progress(job, f"evaluate_model-{label}", len(items), "questions")
-    asked = score_items(recipe, model, benchmarks, answered, job, lambda done, total: progress.step(done))
+    asked = score_items(recipe, label, model, benchmarks, answered, job, lambda done, total: progress.step(done))
     results = [_result(recipe, name, sample, asked.tokenizer) for name, of_it in asked.samples.items() for sample in of_it]
     results.sort(key=lambda row: (row["benchmark"], row["id"]))
     scores: dict[str, Any] = {}
@@ -95,13 +96,17 @@ def _evaluate(recipe: Recipe, label: str, model: Path, benchmarks: Path, lock: d
                     "scores": {name: score["score"] for name, score in scores.items()}})
     _write_items(label, results, earlier, draft)
     (draft / LOCK).write_text(json.dumps(lock, indent=1, sort_keys=True) + "\n")
+    server = {"server": asked.server} if asked.server else {}
     told = {"label": label, "average": average, "average_name": average_name(lock), "scores": scores, "history": history,
-            "cut": asked.cut, **asked.beside}
+            "cut": asked.cut, **server, **asked.beside}
     (draft / SCORES).write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
-    (draft / "page.html").write_text(scores_page(recipe, read_scores(draft), told, {item["id"]: item for item in items}, results))
+    written = read_scores(draft)
+    intervals = {name: written.score(label, name) for name in [*scores, *(["average"] if counted else [])]}
+    (draft / "page.html").write_text(scores_page(recipe, written, told, {item["id"]: item for item in items}, results))
     return Outcome(
         {"label": label, "average": average, "average_name": average_name(lock), "history": history, "protocol": value_digest(lock),
          "scores": {name: score["score"] for name, score in scores.items()}, "items": len(items), "cut": asked.cut,
+         "intervals": {name: [interval.low, interval.high] for name, interval in intervals.items()}, **server,
          "missed_hate": {name: score["missed_hate"] for name, score in scores.items() if "missed_hate" in score},
          "summary": f"{average_name(lock)} {average:.1%}"},
         asked.observed,

@@ -68,7 +68,7 @@ def protocol(evaluation: Evaluation, benchmarks: Record, items: Iterable[dict[st
         "harness": f"lm-eval {version('lm-eval')}", "task": value_digest(task), "few_shot": task["num_fewshot"],
         "answer": evaluation.answer, "normalisation": evaluation.normalisation, "number_format": evaluation.dtype,
         "chat_template": file_digest(model / "chat_template.jinja"), "tokenizer": file_digest(model / "tokenizer.json"),
-        "benchmarks": locks,
+        "benchmarks": locks, **({"scored_by": "a server, through local-completions"} if evaluation.server else {}),
     }
 
 

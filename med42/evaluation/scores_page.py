@@ -46,10 +46,22 @@ def scores_page(recipe: Recipe, scores: Scores, told: dict[str, Any], items: dic
         page.paragraph(f"Zero-shot with the chat template; the log-likelihood of the whole answer decides (form: {answer}, divided by: "
                        f"{divisor}). Intervals: Wilson for a share, else a bootstrap over questions within their subject; differences are "
                        "of the same questions, in pairs.", "note"),
+        *_server(told),
         page.table(("benchmark", "task", "version", "rows", "Merkle root of the rows"),
                    [(name, lock["task"], str(lock["task_version"]), lock["rows"], lock["root"])
                     for name, lock in scores.lock["benchmarks"].items()]),
     ])
+
+
+def _server(told: dict[str, Any]) -> list[Markup]:
+    """Who answered, where that was not this stage, and how that is known."""
+    if not (server := told.get("server")):
+        return []
+    words = f"Answered by the server {server['url']}, which calls the model {server['model']}. "
+    if not server["checked"]:
+        return [page.paragraph(f"{words}That it holds this model was not checked.", "bad")]
+    return [page.paragraph(f"{words}On {server['checked']} questions the model's own weights said the same within "
+                           f"{server['apart']:.2g} nats a token, and {server['largest']:.2g} nats in the worst answer.", "note")]
 
 
 def _history(scores: Scores, told: dict[str, Any], names: list[str]) -> list[Markup]:
@@ -110,7 +122,9 @@ def _stock(told: dict[str, Any]) -> list[Markup]:
              *(f"{100 * found[key]:.1f}" if key in found else "" for key in ("acc", "acc_norm"))) for name, found in told["stock"].items()]
     return [page.heading("The same questions as lm-eval's own tasks ask them, in %"),
             page.table(("benchmark", "ours", "lm-eval's task", "acc", "acc_norm"), rows),
-            page.paragraph("They ask without a chat template, for a letter or one word. They decide nothing.", "note")]
+            page.paragraph("They ask zero-shot and without a chat template, for a letter or one word. They decide nothing. MMLU is the "
+                           "unweighted mean of its subjects' tasks; lm-eval has no task for USMLE, and that for MMLU-Pro shows five worked "
+                           "answers, which are not among our rows.", "note")]
 
 
 def _generative(told: dict[str, Any]) -> list[Markup]:

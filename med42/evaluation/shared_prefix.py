@@ -15,157 +15,22 @@ every row, and the head computes nothing else.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
 
 from med42.errors import Med42Error
+from med42.evaluation.questions import Answer, Answered, ByQuestion, Question, Row
 
-Answer = tuple[float, bool]  # sum of log-probabilities in nats; whether greedy decoding would say it
-
-
-@dataclass(frozen=True)
-class Row:
-    """A question as it is read. The last token of an answer is only predicted, so no row holds it.
-
-    Attributes:
-        tokens: common part, then the own tokens of every answer.
-        positions: of each token.
-        starts: where the own tokens of each answer start, and where the last one's end.
-        common: tokens of the common part.
-        prompt: tokens of the prompt; what predicts the answers begins with its last one.
-    """
-
-    tokens: list[int]
-    positions: list[int]
-    starts: list[int]
-    common: int
-    prompt: int
-
-    def predicting(self, answer: int, length: int) -> list[int]:
-        """Places of the tokens that predict an answer of some length, one after another."""
-        shared = range(self.prompt - 1, min(self.common, self.prompt - 1 + length))
-        own = range(self.starts[answer], self.starts[answer] + length - len(shared))
-        return [*shared, *own]
+WRITTEN_AT_ONCE = 8  # prompts
 
 
-@dataclass(frozen=True)
-class Question:
-    """Requests with one prompt.
+class SharedPrefixLM(ByQuestion, HFLM):
+    """lm-eval's HF model with log-likelihoods by question, equal to its own up to rounding.
 
-    Attributes:
-        prompt: its tokens.
-        answers: tokens of each answer, at least one each.
-        places: where each request stands among all of a call.
-    """
-
-    prompt: tuple[int, ...]
-    answers: tuple[tuple[int, ...], ...]
-    places: tuple[int, ...]
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the prompt and the longest answer."""
-        return len(self.prompt) + max(map(len, self.answers))
-
-    @cached_property
-    def row(self) -> Row:
-        """The question as it is read."""
-        read = [self.prompt + answer[:-1] for answer in self.answers]
-        first, last = min(read), max(read)  # in the order of words, what these two have in common all have
-        common = next((place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
-        tokens, positions, starts = list(read[0][:common]), list(range(common)), [common]
-        for sequence in read:
-            tokens += sequence[common:]
-            positions += range(common, len(sequence))
-            starts.append(len(tokens))
-        return Row(tokens, positions, starts, common, len(self.prompt))
-
-
-def questions_of(requests: Sequence[tuple[Any, Sequence[int], Sequence[int]]]) -> list[Question]:
-    """Requests (anything, prompt, answer) by prompt, the longest row first; their order changes nothing."""
-    by_prompt: dict[tuple[int, ...], list[tuple[tuple[int, ...], int]]] = defaultdict(list)
-    for place, (_, prompt, answer) in enumerate(requests):
-        by_prompt[tuple(prompt)].append((tuple(answer), place))
-    found = [Question(prompt, *(tuple(part) for part in zip(*sorted(answers), strict=True))) for prompt, answers in by_prompt.items()]
-    return sorted(found, key=lambda question: (-len(question.row.tokens), question.prompt))
-
-
-def batches_of(questions: Sequence[Question], budget: int) -> list[list[Question]]:
-    """Questions in their order, as many at once as a budget of tokens holds, padding included; one that is longer goes alone."""
-    batches: list[list[Question]] = []
-    longest = 0
-    for question in questions:
-        if batches and (len(batches[-1]) + 1) * longest <= budget:
-            batches[-1].append(question)
-        else:
-            batches.append([question])
-            longest = len(question.row.tokens)
-    return batches
-
-
-class Answered:
-    """What was scored, batch by batch in a file, so that a killed evaluation goes on where it was.
-
-    Batches are the same for the same questions, and one that is not there whole is read again: an evaluation that was killed
-    comes to the same bits. A last line that is torn counts as not there.
-    """
-
-    def __init__(self, path: Path | None, number: int = 0) -> None:
-        """Read what is there.
-
-        Args:
-            path: the file; others beside it, whose names begin alike, are those of other processes.
-            number: of this process.
-        """
-        self._path = path.with_name(f"{path.stem}-{number}{path.suffix}") if path and number else path
-        self._found: dict[str, list[list[Answer]]] = {}
-        for file in sorted(path.parent.glob(f"{path.stem}*{path.suffix}")) if path else ():
-            content = file.read_bytes()
-            whole = content[: content.rfind(b"\n") + 1]
-            if whole != content and file == self._path:
-                file.write_bytes(whole)
-            for line in whole.splitlines():
-                told = json.loads(line)
-                self._found[told["batch"]] = [[(float(value), bool(greedy)) for value, greedy in answers] for answers in told["answers"]]
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-    def get(self, key: str) -> list[list[Answer]] | None:
-        """The answers of a batch, by question; None where it was not scored."""
-        return self._found.get(key)
-
-    def add(self, key: str, answers: list[list[Answer]]) -> None:
-        """Keep a batch's answers, on the disk before this returns."""
-        if self._path:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a") as handle:
-                handle.write(json.dumps({"batch": key, "answers": answers}) + "\n")
-                handle.flush()
-                os.fsync(handle.fileno())
-
-
-class SharedPrefixLM(HFLM):
-    """lm-eval's HF model with log-likelihoods by question.
-
-    Equal to it up to rounding, but for one thing: where a tokenizer merges the end of the prompt with the beginning of an answer,
-    lm-eval scores tokens that the text does not have. Here that is refused.
-
-    Attributes:
-        tokens_read: tokens of all rows so far, without padding.
-        found: batches that were there already.
-        cut: questions too long for the model, which are scored one answer at a time with the prompt's beginning cut off, as lm-eval
-            does.
+    A question too long for the model is scored one answer at a time with the prompt's beginning cut off, as lm-eval does.
     """
 
     def __init__(self, model: Any, tokenizer: Any, budget: int, answered: Answered | None = None,
@@ -188,65 +53,19 @@ class SharedPrefixLM(HFLM):
         if attention != "sdpa" or layers - {"full_attention"}:
             raise Med42Error("model", f"attention by {attention}{', '.join(['', *sorted(layers)])}",
                              "full attention by sdpa, which takes a mask for each row", "Load the model with attn_implementation='sdpa'.")
-        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=8, device=device)
-        self.budget, self.tell = budget, tell
-        self.answered = Answered(None) if answered is None else answered
-        self.part = part
-        self.tokens_read = self.cut = self.found = 0
-        self._last_context: tuple[str, list[int]] = ("", [])
+        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=WRITTEN_AT_ONCE, device=device)
+        self.written_at_once = WRITTEN_AT_ONCE
+        self.longest = self.max_length + 1  # an answer's last token is only predicted
+        self.begin(budget, answered, tell, part)
 
-    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Tokens of prompt and answer; white space at the prompt's end counts to the answer, as in lm-eval.
-
-        Raises:
-            Med42Error: the tokenizer merges across the boundary, or sees nothing in the answer.
-        """
-        stripped = context.rstrip()
-        continuation = context[len(stripped) :] + continuation
-        if self._last_context[0] != stripped:
-            self._last_context = (stripped, self.tok_encode(stripped))
-        prompt = self._last_context[1]
-        whole = self.tok_encode(stripped + continuation)
-        if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
-            end, begin = self.tok_decode(prompt[-1:]), self.tok_decode(whole[len(prompt) - 1 : len(prompt) + 1])
-            raise Med42Error("tokenizer", f"a prompt that ends in {end!r} alone and in {begin!r} before the answer {continuation!r}",
-                             "the same tokens of a prompt with and without its answer",
-                             "The likelihood of such an answer is not defined; choose a chat template that ends with a control token.")
-        return prompt, whole[len(prompt) :]
-
-    def _loglikelihood_tokens(self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False,
-                              override_bs: int | None = None) -> list[Answer]:
-        """Score (texts, prompt tokens, answer tokens) and return them in their order."""
-        told: list[Answer | None] = [None] * len(requests)
-        questions = questions_of(requests)
-        batches, done = batches_of(questions, self.budget), 0
-        for number, batch in enumerate(batches):
-            key = hashlib.sha256(json.dumps([(question.prompt, question.answers) for question in batch]).encode()).hexdigest()
-            scored = self.answered.get(key)
-            self.found += scored is not None
-            if scored is None and number % self.part[1] != self.part[0]:
-                scored = [[(0.0, False)] * len(question.answers) for question in batch]
-            elif scored is None:
-                scored = self._score_batch(batch)
-                self.answered.add(key, scored)
-            for question, answers in zip(batch, scored, strict=True):
-                self.cut += question.longest > self.max_length + 1
-                for place, answer in zip(question.places, answers, strict=True):
-                    told[place] = answer
-                    if requests[place][0] is not None:
-                        self.cache_hook.add_partial("loglikelihood", requests[place][0], answer)
-            done += len(batch)
-            if self.tell:
-                self.tell(done, len(questions))
-        return [answer for answer in told if answer is not None]
-
-    def _score_batch(self, batch: list[Question]) -> list[list[Answer]]:
-        fitting = [question for question in batch if question.longest <= self.max_length + 1]
+    def score_batch(self, batch: list[Question]) -> list[list[Answer]]:
+        """Score some questions, those that fit in rows."""
+        fitting = [question for question in batch if question.longest <= self.longest]
         scored = dict(zip(map(id, fitting), self._score_rows(fitting), strict=True)) if fitting else {}
         for question in batch:
             if id(question) not in scored:
                 alone = [(None, list(question.prompt), list(answer)) for answer in question.answers]
-                scored[id(question)] = super()._loglikelihood_tokens(alone, disable_tqdm=True)
+                scored[id(question)] = HFLM._loglikelihood_tokens(self, alone, disable_tqdm=True)
         return [scored[id(question)] for question in batch]
 
     def _score_rows(self, questions: list[Question]) -> list[list[Answer]]:

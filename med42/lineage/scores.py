@@ -29,15 +29,24 @@ def scored(decision: Record, records: Mapping[str, Record]) -> list[Score]:
 
 
 def scores_of(record: Record, records: Mapping[str, Record]) -> list[Score]:
-    """The scores that one evaluation tells."""
+    """The scores that one evaluation tells, with the intervals that it worked out from its questions; Wilson's where it told none."""
     told = record.measured.get("scores", {})
     accounts = records[record.inputs["benchmarks"]].measured.get("accounts", {}) if record.inputs.get("benchmarks") in records else {}
     found = []
     for name, value in sorted(told.items()) if isinstance(told, dict) else ():
         if isinstance(value, (int, float)):
             items = int(accounts.get(name, {}).get("kept", 0))
-            found.append(Score(name, float(value), *wilson(float(value), items), items))
+            found.append(Score(name, float(value), *(interval_of(record, name) or wilson(float(value), items)), items))
     return found
+
+
+def interval_of(record: Record, name: str) -> tuple[float, float] | None:
+    """The interval that an evaluation worked out for a benchmark, or for `average`; None where it tells none."""
+    intervals = record.measured.get("intervals")
+    ends = intervals.get(name) if isinstance(intervals, dict) else None
+    if not isinstance(ends, list) or len(ends) != 2 or not all(isinstance(end, (int, float)) for end in ends):
+        return None
+    return float(ends[0]), float(ends[1])
 
 
 def wilson(share: float, items: int) -> tuple[float, float]:

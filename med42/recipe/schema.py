@@ -359,22 +359,28 @@ class LocalSampler(Frozen):
     batch: PositiveInt = Field(default=16, description="prompts at once; the answers drawn depend on it")
 
 
-WHERE_AND_HOW_FAST = {"url", "concurrency", "timeout", "attempts", "wait"}  # of a server sampler; these change no answer
+WHERE_AND_HOW_FAST = {"url", "concurrency", "at_once", "timeout", "attempts", "wait"}  # of a server; these change no answer
 
 
-class ServerSampler(Frozen):
-    """Answers come from a server that speaks OpenAI's completions, as vLLM's does, and serves the round's model.
+class CompletionsServer(Frozen):
+    """A server that speaks OpenAI's completions, as vLLM's does."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^/@]+(/[^@]*)?$")] = Field(
+        description="up to the version, as http://host:8000/v1; no password, since a recipe is kept")
+    model: str = Field(description="what the server calls it")
+    timeout: Positive = Field(default=120.0, description="seconds that one request may take")
+    attempts: PositiveInt = Field(default=6, description="of one request, before the stage fails")
+    wait: Positive = Field(default=1.0, description="seconds before the second attempt, doubled each time, unless the server names a time")
+
+
+class ServerSampler(CompletionsServer):
+    """Answers come from a server, which serves the round's model.
 
     In `url` and `model`, {round} stands for the number of the round whose pairs are made: it starts from the model before.
     """
 
     kind: Literal["server"]
-    url: Annotated[str, Field(pattern=r"^https?://")] = Field(description="up to the version, as http://host:8000/v1")
-    model: str = Field(description="what the server calls it")
     concurrency: PositiveInt = Field(default=8, description="requests at once")
-    timeout: Positive = Field(default=120.0, description="seconds that one request may take")
-    attempts: PositiveInt = Field(default=6, description="of one request, before the stage fails")
-    wait: Positive = Field(default=1.0, description="seconds before the second attempt, doubled each time, unless the server names a time")
 
 
 class RewardModel(Frozen):
@@ -508,6 +514,22 @@ class Benchmark(Frozen):
 
 
 AnswerForm = Literal["letter_and_text", "text", "letter"]
+STOCK = ("mmlu", "medmcqa", "medqa", "pubmedqa", "toxigen")  # families that lm-eval has a task of its own for, zero-shot
+
+
+class ServerScorer(CompletionsServer):
+    """Log-likelihoods come from a server that echoes a prompt with its log-probabilities, through lm-eval's `local-completions`.
+
+    In `url` and `model`, {label} stands for what the model that is scored is called: `base`, `sft`, `dpo-1`.
+    """
+
+    at_once: PositiveInt = Field(default=32, description="prompts in one request")
+    checked: NonNegativeInt = Field(
+        default=2, description="questions scored by the model's own weights too, on this machine's processor; 0 takes the server's word"
+    )
+    tolerance: Positive = Field(
+        default=0.05, description="nats a token by which the server and the weights may differ over these questions"
+    )
 
 
 class Evaluation(Frozen):
@@ -520,7 +542,7 @@ class Evaluation(Frozen):
     )
     forms: list[AnswerForm] = Field(default=["letter_and_text", "text", "letter"], description="forms that are scored and reported")
     stock: list[Name] = Field(
-        default=[], description="benchmarks that lm-eval's own task asks too, for comparison: of medmcqa, medqa, pubmedqa and toxigen"
+        default=[], description="benchmarks that lm-eval's own task asks too, for comparison: of the families " + ", ".join(STOCK)
     )
     generative: list[Name] = Field(
         default=[], description="benchmarks of the families medqa and medmcqa that the model also answers in writing, step by step"
@@ -533,6 +555,12 @@ class Evaluation(Frozen):
     threads: PositiveInt | None = None
     devices: Devices = Devices()
     processes: PositiveInt = Field(default=1, description="copies of the model that share the questions, one a GPU; changes no score")
+    server: ServerScorer | None = Field(default=None, description="absent: the model is loaded and scored in the stage itself")
+
+    def of_scores(self) -> dict[str, Any]:
+        """The keys that a model's scores depend on; those left out are of other stages' results, or change no score."""
+        beside: Any = {"benchmarks": True, "every_round": True, "limit": True, "processes": True, "server": WHERE_AND_HOW_FAST}
+        return self.model_dump(mode="json", exclude=beside)
 
     @model_validator(mode="after")
     def _the_form_that_counts_is_scored(self) -> Evaluation:
@@ -548,8 +576,15 @@ class Evaluation(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _a_server_has_the_gpus(self) -> Evaluation:
+        if self.server and (self.processes > 1 or self.devices.gpus_per_node):
+            raise ValueError(f"server with processes {self.processes} and {self.devices.gpus_per_node} GPUs: the server has the model and "
+                             "the GPUs; set processes=1 and devices.gpus_per_node=0")
+        return self
+
+    @model_validator(mode="after")
     def _other_tasks_exist(self) -> Evaluation:
-        possible = [name for name, benchmark in self.benchmarks.items() if benchmark.family in ("medmcqa", "medqa", "pubmedqa", "toxigen")]
+        possible = [name for name, benchmark in self.benchmarks.items() if benchmark.family in STOCK]
         if wrong := [name for name in self.stock if name not in possible]:
             raise ValueError(f"stock: '{wrong[0]}' is not one of {', '.join(possible)}")
         lettered = [name for name, benchmark in self.benchmarks.items() if benchmark.family in ("medmcqa", "medqa")]

@@ -9,7 +9,7 @@ import yaml
 
 from med42.data.licences import LICENCES
 from med42.lineage.record import Record
-from med42.lineage.scores import scores_of
+from med42.lineage.scores import interval_of, scores_of
 from med42.recipe import Recipe, recipe_digest
 from med42.recipe.schema import HubOrigin, InventedOrigin
 
@@ -152,10 +152,13 @@ def _scores(record: Record, ancestry: dict[str, Record]) -> str:
         return "It was not scored."
     rows = [(one.name, f"{one.value:.4f}", f"{one.low:.4f} to {one.high:.4f}" if one.items else "", one.items or "")
             for one in scores_of(evaluation, ancestry)]
-    rows.append((f"**{evaluation.measured.get('average_name', 'average')}**", f"{float(evaluation.measured['average']):.4f}", "", ""))
+    ends = interval_of(evaluation, "average")
+    rows.append((f"**{evaluation.measured.get('average_name', 'average')}**", f"{float(evaluation.measured['average']):.4f}",
+                 f"{ends[0]:.4f} to {ends[1]:.4f}" if ends else "", ""))
+    how = "Wilson's" + (" of a share, else a bootstrap over the items within their subject" if "intervals" in evaluation.measured else "")
     protocol = f" Protocol `{evaluation.measured['protocol']}`." if "protocol" in evaluation.measured else ""
     return _table(("benchmark", "score", "95% interval", "items"), rows) + (
-        f"\n\nShare of right answers; the interval is Wilson's, of the items alone.{protocol}")
+        f"\n\nShare of right answers; the interval is of the items alone: {how}.{protocol}")
 
 
 def _model_index(recipe: Recipe, record: Record, ancestry: dict[str, Record]) -> dict[str, Any]:

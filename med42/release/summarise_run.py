@@ -8,6 +8,7 @@ from med42.errors import Med42Error
 from med42.lineage.journal import Job
 from med42.lineage.outputs import numbers
 from med42.lineage.record import Record, read_record
+from med42.lineage.scores import interval_of
 from med42.recipe import Recipe, recipe_digest
 
 
@@ -44,14 +45,20 @@ def as_markdown(recipe: Recipe, scored: Record, decided: Record, sealed: str, jo
     first, last = scored.measured["history"][0], scored.measured["history"][-1]
     gates = [f"| {verdict['gate']} | {verdict['shown']} | {verdict['rule']} | {'yes' if verdict['met'] else '**no**'} |"
              for verdict in decided.measured["verdicts"]]
-    rows = [f"| {name} | {first['scores'][name]:.1%} | {last['scores'][name]:.1%} | {last['scores'][name] - first['scores'][name]:+.1%} |"
-            for name in recipe.evaluation.benchmarks]
+    rows = [f"| {name} | {first['scores'][name]:.1%} | {last['scores'][name]:.1%}{_interval(scored, name)} | "
+            f"{last['scores'][name] - first['scores'][name]:+.1%} |" for name in recipe.evaluation.benchmarks]
     bundle, _, digest = sealed.partition(" ")
     return "\n".join([
         f"# {recipe.name}: {'approved' if decided.measured['approved'] else 'refused'}",
         "", f"Model `{last['label']}` of run `{job.run}`, recipe digest `{recipe_digest(recipe)[:16]}`.",
         "", "| gate | found | rule | met |", "|---|---|---|---|", *gates,
         "", f"| benchmark | {first['label']} | {last['label']} | gained |", "|---|---|---|---|", *rows,
-        f"| **average** | {first['average']:.1%} | {last['average']:.1%} | {last['average'] - first['average']:+.1%} |",
+        f"| **average** | {first['average']:.1%} | {last['average']:.1%}{_interval(scored, 'average')} | "
+        f"{last['average'] - first['average']:+.1%} |",
         "", f"Every record behind this is in the bundle `{bundle}` of the task `seal-audit` (record `{digest[:16]}`). Download it there "
         f"and check it offline: `med42 audit verify {bundle}`.", ""])
+
+
+def _interval(scored: Record, name: str) -> str:
+    ends = interval_of(scored, name)
+    return f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]" if ends else ""

@@ -14,19 +14,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from med42.data.processes import die_with_parent, run_python
 from med42.errors import Med42Error
 from med42.lineage.artifact import Outcome
 from med42.lineage.journal import Job, read_job, write_job
@@ -47,7 +45,6 @@ OUTCOME = "outcome.json"
 FOLLOWED = "followed"  # a file of the scratch folder that whoever waits for a training touches, where they are not its parent process
 ABANDONED_AFTER = 3600.0  # seconds
 TIME_TO_SAVE = 110  # seconds between SIGTERM and SIGKILL; Kubernetes gives the runtime's pods 120
-SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 def start(train: Train, stage: str, settings: Sft | Dpo, recipe: Recipe, inputs: dict[str, Path], draft: Path, job: Job) -> Outcome:
@@ -69,8 +66,7 @@ def start(train: Train, stage: str, settings: Sft | Dpo, recipe: Recipe, inputs:
                              "Trainer (docs/several-nodes.md).")
         write_job(scratch / "job.json", recipe, job)
         command = torchrun(train.__module__, devices, "", scratch / "job.json", inputs, draft, scratch)
-        status = _run(command)
-        if status:
+        if status := run_python(command):
             raise first_failure(scratch) or Med42Error(
                 f"{devices.processes} processes of {train.__module__}", f"exit status {status}, and no word of why", "0",
                 f"Killed from outside, the node lost, or out of the machine's memory: look at the log above. {memory_advice(stage)}")
@@ -85,29 +81,6 @@ def fetch_checkpoint(stage: str, settings: Sft | Dpo, recipe: Recipe, inputs: di
     """
     if bucket := bucket_of(settings.checkpoint_bucket, checkpoint_folder(stage, recipe, settings, inputs, job)):
         bucket.fetch()
-
-
-def _run(command: list[str]) -> int:
-    """Run torchrun to its end, and let it hear when this process is told to end; its exit status."""
-    process = subprocess.Popen([sys.executable, *command], preexec_fn=die_with_parent)
-    passed_on = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate()) if passed_on else None
-    try:
-        return process.wait()
-    finally:
-        if passed_on:
-            signal.signal(signal.SIGTERM, before)
-        if process.poll() is None:
-            process.kill()
-
-
-def die_with_parent() -> None:
-    """Let the kernel end this process when the one that started it is killed.
-
-    torchrun gives its processes sessions of their own; left behind, they would train on, into the next attempt's checkpoints.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def torchrun(module: str, devices: Devices, meeting_point: str, job_file: Path, inputs: dict[str, Path], out: Path,

@@ -35,6 +35,12 @@ def test_a_server_of_answers_needs_one():
     assert not needs_network(load_recipe("tiny", ["dpo.on_policy={reward: {kind: overlap}}"]), "sample_answers", "1", "")
 
 
+def test_a_server_that_scores_needs_one():
+    asked = 'evaluation.server={url: "http://vllm-{label}:8000/v1", model: m}'
+    assert needs_network(load_recipe("tiny", [asked]), "evaluate_model", "sft", "")
+    assert not needs_network(load_recipe("tiny", [asked]), "train_sft", "", "")
+
+
 def test_the_runs_own_place_to_push_to_counts():
     assert needs_network(load_recipe("tiny"), "push_model", "", "hub:owner/name")
     assert not needs_network(PAPER, "push_model", "", "directory:/releases")

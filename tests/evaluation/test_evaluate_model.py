@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
+import yaml
 
 from med42.data.shards import read_shards
 from med42.evaluation.answers import all_answers, answers, lengths, metrics, preferred
@@ -151,6 +152,27 @@ def test_the_page_has_what_people_look_for(scored):
     assert "<script" not in page
 
 
+def test_card_and_bundle_tell_the_pages_intervals(prepared, scored):
+    """MMLU's is a bootstrap within subjects: Wilson's of all its questions together would be another."""
+    from med42.lineage.scores import scores_of, wilson
+    from med42.release.model_card import model_card
+
+    record, written = read_record(scored), read_scores(scored)
+    ancestry = {one.digest: one for one in (record, read_record(prepared.benchmarks))}
+    told = {one.name: one for one in scores_of(record, ancestry)}
+    for name, one in told.items():
+        interval = written.score("base", name)
+        assert (one.value, one.low, one.high, one.items) == (interval.value, interval.low, interval.high, 6)
+    assert (told["mmlu"].low, told["mmlu"].high) != pytest.approx(wilson(told["mmlu"].value, 6))
+    card, average = model_card(prepared.recipe, read_record(prepared.model), ancestry), written.score("base", "average")
+    assert f"| mmlu | {told['mmlu'].value:.4f} | {told['mmlu'].low:.4f} to {told['mmlu'].high:.4f} | 6 |" in card
+    assert f"| **average** | {average.value:.4f} | {average.low:.4f} to {average.high:.4f} |" in card
+    [model] = yaml.safe_load(card.split("---")[1])["model-index"]
+    [mmlu] = [result["metrics"][0]["args"] for result in model["results"] if result["dataset"]["name"] == "mmlu"]
+    assert mmlu == {"items": 6, "low_95": round(told["mmlu"].low, 6), "high_95": round(told["mmlu"].high, 6)}
+    assert f"{told['mmlu'].low * 100:.1f}, {told['mmlu'].high * 100:.1f}]" in (scored / "page.html").read_text()
+
+
 # --- from model to model --------------------------------------------------------------------------
 
 
@@ -272,6 +294,42 @@ def test_a_failure_of_one_of_several_processes_is_told_as_it_was_there(prepared,
     assert "attention by sdpa, sliding_attention" in told
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's prctl")
+def test_processes_end_with_the_stage_that_started_them(prepared, tmp_path):
+    """Left behind, they would write into the next attempt's answers. Here they are halted first, so that they cannot end by themselves."""
+    settings = [*SHORT, "evaluation.tokens=1", "evaluation.processes=2"]
+    command = [sys.executable, "-c", PROGRAM, prepared.folder, tmp_path / "out", tmp_path / "store", *settings]
+    stage = subprocess.Popen(list(map(str, command)), env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+
+    def workers() -> list[int]:
+        found = []
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (place / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(tmp_path).encode() in words and b"med42.evaluation.scoring" in words:
+                found.append(int(place.name))
+        return found
+
+    until = time.monotonic() + 120
+    while stage.poll() is None and not list((tmp_path / "store").glob("evaluations/*.jsonl")) and time.monotonic() < until:
+        time.sleep(0.02)
+    halted = workers()
+    for process in halted:
+        os.kill(process, signal.SIGSTOP)
+    stage.send_signal(signal.SIGKILL)
+    stage.wait(30)
+    until = time.monotonic() + 20
+    while workers() and time.monotonic() < until:
+        time.sleep(0.05)
+    left = workers()
+    for process in left:
+        os.kill(process, signal.SIGKILL)
+    assert (len(halted), left) == (3, [])  # torchrun and its two
+
+
 # --- the task files -------------------------------------------------------------------------------
 
 
@@ -351,8 +409,54 @@ def test_lm_evals_own_tasks_by_key(prepared, tmp_path, refusal):
                                task_manager=TaskManager(include_defaults=False))["results"]["medqa_4options"]
     assert len(rows) == 6
     assert (told["medqa"]["acc"], told["medqa"]["acc_norm"]) == (expected["acc,none"], expected["acc_norm,none"])
-    assert "stock: 'usmle' is not one of medmcqa, medqa" in refusal(lambda: load_recipe("tiny", ["evaluation.stock=[usmle]"])).replace(
-        "mmlu-pro, ", "")
+    assert "stock: 'usmle' is not one of mmlu, medmcqa, medqa" in refusal(lambda: load_recipe("tiny", ["evaluation.stock=[usmle]"]))
+
+
+def mmlu_of(folder: Path, subjects: list[str]) -> tuple[Recipe, Job]:
+    """A recipe whose one benchmark is MMLU with some subjects' names."""
+    from med42.data.invented import rows as invented_rows
+
+    rows = [{**row, "subject": subjects[place % len(subjects)]} for place, row in enumerate(invented_rows("mmlu", 0))]
+    (folder / "mmlu.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mmlu = {"mmlu": {"family": "mmlu", "origin": {"kind": "file", "files": ["mmlu.jsonl"]}, "license": "MIT"}}
+    return (load_recipe("tiny", [f"evaluation.benchmarks={json.dumps(mmlu)}", "gates=[]", "evaluation.stock=[mmlu]",
+                                 "evaluation.threads=1", "evaluation.forms=[letter_and_text]"]), Job("test", None, folder))
+
+
+def test_mmlu_as_lm_eval_asks_it_is_the_mean_of_its_own_subjects_tasks(prepared, tmp_path, refusal):
+    import torch
+    from lm_eval import simple_evaluate, tasks
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._yaml_loader import load_yaml
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from med42.evaluation.prepare_benchmarks import prepare_benchmarks
+
+    subjects = ["anatomy", "clinical_knowledge", "college_biology", "college_medicine", "medical_genetics", "professional_medicine"]
+    recipe, job = mmlu_of(tmp_path, subjects)
+    prepare_benchmarks(recipe, tmp_path / "benchmarks", job)
+    evaluate_model(recipe, "base", prepared.model, tmp_path / "benchmarks", None, tmp_path / "out", job)
+    told = json.loads((tmp_path / "out" / "scores.json").read_text())["stock"]["mmlu"]
+    model = AutoModelForCausalLM.from_pretrained(prepared.model, dtype=torch.float32)
+    peer = HFLM(pretrained=model, tokenizer=AutoTokenizer.from_pretrained(prepared.model), batch_size=8, device="cpu")
+    rows, found = [json.loads(line) for line in (tmp_path / "mmlu.jsonl").read_text().splitlines()], []
+    for subject in subjects:
+        file = tmp_path / f"{subject}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows if row["subject"] == subject))
+        config = {**load_yaml(Path(tasks.__file__).parent / f"mmlu/default/mmlu_{subject}.yaml"), "dataset_path": "json",
+                  "dataset_name": None, "fewshot_split": None,
+                  "dataset_kwargs": {"data_files": {"test": str(file)}, "cache_dir": str(tmp_path / "cache")}}
+        result = simple_evaluate(peer, tasks=[ConfigurableTask(config=config)], bootstrap_iters=0,
+                                 task_manager=TaskManager(include_defaults=False))["results"][f"mmlu_{subject}"]
+        found.append(result["acc,none"])
+    assert len(set(found)) > 1
+    assert told == {"task": "mmlu, 6 subjects", "version": 1.0, "acc": pytest.approx(sum(found) / 6)}
+    recipe, job = mmlu_of(tmp_path, ["anatomy", "phrenology"])
+    prepare_benchmarks(recipe, tmp_path / "others", job)
+    refused = refusal(lambda: evaluate_model(recipe, "base", prepared.model, tmp_path / "others", None, tmp_path / "none", job))
+    assert "evaluation.stock: mmlu: found questions on 'phrenology'" in refused
 
 
 @pytest.mark.parametrize(("written", "read"), [
@@ -390,6 +494,30 @@ def test_answers_in_writing_by_key(prepared, tmp_path, refusal, monkeypatch):
     assert all("Think step by step" in prompt and prompt.endswith("assistant<|end_header_id|>\n\n") for prompt in asked)
     assert "answered in writing" in (tmp_path / "a" / "page.html").read_text()
     assert "generative: 'usmle' is not one of" in refusal(lambda: load_recipe("tiny", ["evaluation.generative=[usmle]"]))
+
+
+def test_what_was_written_before_a_kill_is_not_written_again(prepared, tmp_path, monkeypatch):
+    from lm_eval.models.huggingface import HFLM
+
+    settings = ("evaluation.generative=[medqa, medmcqa]", "evaluation.generative_tokens=6")
+    score(prepared, tmp_path / "whole", *settings)
+    write, job, asked = HFLM.generate_until, Job("test", tmp_path / "store"), list[int]()
+
+    def ends_at(number: int) -> Any:
+        def writes(self, requests, disable_tqdm=False):
+            if len(asked) == number:
+                raise KeyboardInterrupt
+            asked.append(len(requests))
+            return write(self, requests, disable_tqdm)
+        return writes
+
+    monkeypatch.setattr(HFLM, "generate_until", ends_at(1))
+    with pytest.raises(KeyboardInterrupt):
+        score(prepared, tmp_path / "out", *settings, job=job)
+    monkeypatch.setattr(HFLM, "generate_until", ends_at(99))
+    score(prepared, tmp_path / "out", *settings, job=job)
+    assert asked == [8, 4]  # of twelve questions, eight at once
+    assert (tmp_path / "out" / "scores.json").read_bytes() == (tmp_path / "whole" / "scores.json").read_bytes()
 
 
 def test_metrics_of_lm_evals_command():

@@ -12,7 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from med42.data.chat import BEGIN, END, PAD
 from med42.evaluation import shared_prefix
-from med42.evaluation.shared_prefix import Answered, Question, SharedPrefixLM, batches_of, questions_of
+from med42.evaluation.questions import Answered, Question, batches_of, questions_of
+from med42.evaluation.shared_prefix import SharedPrefixLM
 from med42.training.prepare_base import train_tokenizer
 
 TOLERANCE = 5e-4  # of a sum of log-probabilities in fp32; lm-eval at two batch sizes differs from itself by 5e-5
@@ -201,7 +202,7 @@ class KilledError(Exception):
 def test_what_was_scored_is_not_scored_again_and_the_bits_are_the_same(loaded, tmp_path, monkeypatch):
     requests = asked(questions(30))
     whole, path = ours(loaded).loglikelihood(requests), tmp_path / "answered.jsonl"
-    read = SharedPrefixLM._score_batch
+    read = SharedPrefixLM.score_batch
     passes: list[int] = []
 
     def dies_after(limit: int):
@@ -212,7 +213,7 @@ def test_what_was_scored_is_not_scored_again_and_the_bits_are_the_same(loaded, t
             return read(self, batch)
         return score
 
-    monkeypatch.setattr(SharedPrefixLM, "_score_batch", dies_after(3))
+    monkeypatch.setattr(SharedPrefixLM, "score_batch", dies_after(3))
     with pytest.raises(KilledError):
         ours(loaded, answered=Answered(path)).loglikelihood(requests)
     assert len(Answered(path)) == 3
@@ -220,7 +221,7 @@ def test_what_was_scored_is_not_scored_again_and_the_bits_are_the_same(loaded, t
     with path.open("a") as handle:
         handle.write(json.dumps({"batch": "x", "answers": [[[1.0, True]]]})[:20])
     passes.clear()
-    monkeypatch.setattr(SharedPrefixLM, "_score_batch", dies_after(-1))
+    monkeypatch.setattr(SharedPrefixLM, "score_batch", dies_after(-1))
     told: list[tuple[int, int]] = []
     again = ours(loaded, answered=Answered(path), tell=lambda *counts: told.append(counts)).loglikelihood(requests)
     assert again == whole

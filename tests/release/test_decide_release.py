@@ -261,10 +261,10 @@ def test_the_last_release_is_no_part_of_the_chain(decide):
 
 
 def test_the_gates_of_the_docs_are_gates():
-    """docs/evaluation.md shows one of every kind."""
+    """docs/evaluation.md shows one of every kind, and a server that scores."""
     text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
-    gates, override = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL))
-    changes = {**gates, **override}
+    gates, override, served = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL))
+    changes = {**gates, **override, **{f"evaluation.{key}": value for key, value in served["evaluation"].items()}}
     recipe = load_recipe("llama3-8b", [f"{key}={json.dumps(value)}" for key, value in changes.items()])
     assert {gate.not_below for gate in recipe.gates} == {None, "base", "previous", "paper"}
-    assert recipe.override is not None
+    assert recipe.override is not None and recipe.evaluation.server is not None

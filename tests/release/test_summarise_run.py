@@ -1,6 +1,7 @@
 """The last node of a run: what its page says, and the numbers it logs."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kfp import dsl
@@ -16,14 +17,14 @@ JOB = Job("of-this-test")
 TINY = load_recipe("tiny", ["gates=[{score: average, at_least: 0.6}]"])
 
 
-def scores_of(folder: Path, last: float) -> Path:
+def scores_of(folder: Path, last: float, **measured: Any) -> Path:
     """Scores of a base model and of the model to be judged, alike on every benchmark; the control stays at chance."""
     def marks(score: float) -> dict[str, list[bool]]:
         return {name: share(round(100 * (score if benchmark.in_average else 0.25)), 100)
                 for name, benchmark in TINY.evaluation.benchmarks.items()}
 
     outside = [name for name, benchmark in TINY.evaluation.benchmarks.items() if not benchmark.in_average]
-    make_scores(folder, JOB, {"base": marks(0.25), "dpo-3": marks(last)}, outside=outside)
+    make_scores(folder, JOB, {"base": marks(0.25), "dpo-3": marks(last)}, outside=outside, measured=measured)
     return folder
 
 
@@ -41,6 +42,15 @@ def test_the_page_says_what_came_out(tmp_path, last, verdict, met):
     assert "`med42 audit verify tiny-0.med42`" in told and f"(record `{'ab' * 8}`)" in told
     each = {name.replace("-", "_"): last if benchmark.in_average else 0.25 for name, benchmark in TINY.evaluation.benchmarks.items()}
     assert numbers == pytest.approx(each | {"average": last, "approved": float(verdict == "approved")})
+
+
+def test_intervals_that_were_worked_out_stand_beside_the_scores(tmp_path):
+    scores = scores_of(tmp_path / "scores", 0.9, intervals={"average": [0.881, 0.917], "medqa": [0.83, 0.94]})
+    decide_release(TINY, scores, tmp_path / "decision", JOB)
+    summarise_run(TINY, scores, tmp_path / "decision", "tiny-0.med42 x", tmp_path / "summary.md", JOB)
+    told = (tmp_path / "summary.md").read_text()
+    assert "| **average** | 25.0% | 90.0% [88.1, 91.7] | +65.0% |" in told
+    assert "| medqa | 25.0% | 90.0% [83.0, 94.0] | +65.0% |" in told and "| mmlu | 25.0% | 90.0% | +65.0% |" in told
 
 
 def test_a_decision_on_other_scores_is_refused(tmp_path, refusal):

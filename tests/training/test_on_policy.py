@@ -132,7 +132,7 @@ def test_a_server_that_recovers_is_asked_again(mood, serve):
 
 @pytest.mark.parametrize(("mood", "words"), [
     ("slow", "timed out"), ("429", "HTTP 429: .*told to answer 429"), ("500", "HTTP 500"), ("closes", "IncompleteRead"),
-    ("few", "2 choices with text, for n = 3"), ("junk", "JSONDecodeError"),
+    ("few", "2 choices, for 3"), ("junk", "JSONDecodeError"),
 ])
 def test_a_server_that_does_not_recover_is_an_error_that_says_what_it_did(mood, words, serve):
     server = serve(*[mood] * 3)
