@@ -118,7 +118,7 @@ def test_an_input_without_a_record_is_refused(tmp_path, refusal):
     assert f"{tmp_path / 'input' / RECORD}: found No such file" in told
 
 
-@pytest.mark.parametrize("value", [float("nan"), object(), {1, 2}, Path("/")], ids=repr)
+@pytest.mark.parametrize("value", [float("nan"), object, {1, 2}, Path("/")], ids=repr)
 @pytest.mark.parametrize("part", [0, 1])
 def test_a_measurement_that_no_record_can_hold_is_refused(tmp_path, refusal, value, part):
     facts = [{}, {}]
