@@ -146,6 +146,7 @@ class ByQuestion:
     that the text does not have. Here that is refused.
 
     Attributes:
+        score_batch: scores some questions at once; what a child gives.
         budget: tokens of a batch.
         tell: called with the questions done and the questions in all.
         part: number of this process, and how many share the batches; those of the others are told as 0 and kept by them.
@@ -156,6 +157,7 @@ class ByQuestion:
         written_at_once: prompts that the model writes an answer to at once.
     """
 
+    score_batch: Callable[[list[Question]], list[list[Answer]]]
     tokenizer: Any
     tok_encode: Callable[..., Any]
     cache_hook: Any
@@ -169,10 +171,6 @@ class ByQuestion:
         self.answered = Answered(None) if answered is None else answered
         self.tokens_read = self.cut = self.found = 0
         self._last_context: tuple[str, list[int]] = ("", [])
-
-    def score_batch(self, batch: list[Question]) -> list[list[Answer]]:
-        """Score some questions at once; what a child has to give."""
-        raise NotImplementedError
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Tokens of prompt and answer; white space at the prompt's end counts to the answer, as in lm-eval.

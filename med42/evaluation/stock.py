@@ -46,7 +46,6 @@ FILES: dict[str, tuple[str, Callable[[Item], dict[str, Any]]]] = {
     "pubmedqa": ("pubmedqa/pubmedqa.yaml", _pubmedqa), "toxigen": ("toxigen/toxigen.yaml", _toxigen),
 }
 
-
 Parts = dict[str, dict[Path, list[Item]]]
 
 
